@@ -1,1 +1,10 @@
-//! (to be written)
+//! Xen's xenstore as a deterministic state machine.
+//!
+//! The machine takes whole protocol frames and yields replies, watch events and
+//! effects; sockets, rings, clocks and logs are other people's business.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod wire;
