@@ -1,1 +1,9 @@
-//! (to be written)
+//! Everything that tries to break R-VMM, and everything it is compared with:
+//! a strict client, load, histories and their checkers, Xen's own daemons on
+//! plain Linux, and the harness of the integration tests.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod peers;
+pub mod rng;
+pub mod skip;
