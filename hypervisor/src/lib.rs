@@ -1,1 +1,14 @@
-//! (to be written)
+//! What a hypervisor gives to the replicas of a component, on a plain Linux
+//! host: domains (processes for now), shared memory, rings, doorbells, heartbeat
+//! pages, a quick death notice, a sandbox, and the monitor that judges hangs.
+//!
+//! All `unsafe` code of the project is in this crate; what it exports is safe.
+//! The other side of any shared memory is taken to be hostile and mortal at any
+//! instruction.
+
+pub mod fabric;
+pub mod id;
+pub mod memory;
+pub mod ring;
+
+pub use id::{Generation, ReplicaId, SLOTS, SlotId};

@@ -1,0 +1,386 @@
+//! The decision maker: who is fenced, who is promoted, who is rebuilt.
+//!
+//! A pure state machine: events in, decisions out, no clock and no I/O. The
+//! host carries the decisions out; a simulator or a model checker can drive the
+//! very same code.
+//!
+//! ```text
+//!             all started                    primary failed
+//!  Forming ───────────────▶ Electing ◀──────────────────────────┐
+//!                             │  ▲                               │
+//!       every survivor        │  │ candidate failed              │
+//!       acknowledged the      ▼  │                               │
+//!       generation         Promoting ── candidate leads ──▶ Serving
+//!                             │                              │   ▲
+//!                             │ nobody left            drain │   │ drained, elected
+//!                             ▼                              ▼   │
+//!                           Lost                          Draining
+//! ```
+//!
+//! Invariants, each relied on elsewhere:
+//! - **One unfenced primary.** A promotion is decided only after the former
+//!   primary was killed and isolated (nobody reads its memory any more), or has
+//!   drained, and after every survivor has acknowledged the new generation.
+//! - **No acknowledged input is lost.** The promoted replica has the longest log
+//!   among *all* live voters. Under [`AckPolicy::AllLive`] each of them holds
+//!   every acknowledged input; under [`AckPolicy::Quorum`] a promotion needs a
+//!   majority of the logged voters alive.
+//! - **Generations only grow**, by one with every change of the primary.
+//! - **Replica ids are never used again**, so "dead" is for ever.
+//! - A learner is never promoted to primary and never counted as a survivor.
+
+mod membership;
+mod types;
+
+pub use types::{
+    AckPolicy, Cause, Decision, Event, IntakeNo, LogPosition, Loss, Phase, Policy, SpawnMode,
+    Standing,
+};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{Generation, ReplicaId, SlotId};
+use types::Member;
+
+/// An input that killed this many primaries is quarantined.
+const STRIKES_TO_QUARANTINE: u32 = 2;
+
+/// Slots that a component has: seven replicas and a successor for one of them.
+const SLOTS: u8 = 8;
+
+/// Decides for one replica group.
+#[derive(Clone, Debug)]
+pub struct DecisionMaker {
+    policy: Policy,
+    phase: Phase,
+    generation: Generation,
+    next_id: ReplicaId,
+    members: BTreeMap<ReplicaId, Member>,
+    /// Voters of the newest logged membership the primary told of; `fenced`
+    /// ones may still be among them.
+    logged_voters: BTreeSet<ReplicaId>,
+    /// Deaths by the input that was being applied.
+    strikes: BTreeMap<IntakeNo, u32>,
+    /// What is to be promoted if it can be, by an operator's wish.
+    wish: Option<ReplicaId>,
+    /// Replicas that an operator asked for and that were not spawned yet; they
+    /// come even where rebuild is switched off.
+    owed: u8,
+}
+
+impl DecisionMaker {
+    /// A group that has no replica yet. `next_id` is the first id to give out,
+    /// `generation` the last one used: both outlive the host where state does.
+    #[must_use]
+    pub fn new(policy: Policy, next_id: ReplicaId, generation: Generation) -> Self {
+        Self {
+            policy,
+            phase: Phase::Forming,
+            generation,
+            next_id,
+            members: BTreeMap::new(),
+            logged_voters: BTreeSet::new(),
+            strikes: BTreeMap::new(),
+            wish: None,
+            owed: 0,
+        }
+    }
+
+    /// Where the group stands.
+    #[must_use]
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// The generation in force.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The id that the next spawned replica gets.
+    #[must_use]
+    pub fn next_id(&self) -> ReplicaId {
+        self.next_id
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The primary, once it serves.
+    #[must_use]
+    pub fn primary(&self) -> Option<ReplicaId> {
+        match self.phase {
+            Phase::Serving { primary } | Phase::Draining { primary } => Some(primary),
+            _ => None,
+        }
+    }
+
+    /// Every replica that is not confirmed gone, with its slot and standing.
+    pub fn members(&self) -> impl Iterator<Item = (ReplicaId, SlotId, Standing)> + '_ {
+        self.members.iter().map(|(&id, member)| (id, member.slot, member.standing))
+    }
+
+    /// Takes one event and says what is to be done, in order.
+    pub fn step(&mut self, event: Event) -> Vec<Decision> {
+        let mut todo = Vec::new();
+        match event {
+            Event::Form => self.form(&mut todo),
+            Event::Recover { id } => self.recover(id, &mut todo),
+            Event::Ready { id } => self.ready(id, &mut todo),
+            Event::Failed { id, cause, applying } => self.failed(id, cause, applying, &mut todo),
+            Event::Gone { id } => self.gone(id, &mut todo),
+            Event::Acknowledged { id, generation, log } => {
+                self.acknowledged(id, generation, log, &mut todo);
+            }
+            Event::Promoted { id, generation } => self.promoted(id, generation, &mut todo),
+            Event::Drained { id } => self.drained(id, &mut todo),
+            Event::CaughtUp { id } => self.caught_up(id, &mut todo),
+            Event::Membership { voters, learners } => {
+                self.membership(&voters, &learners, &mut todo);
+            }
+            Event::OperatorPromote { id } => self.operator_promote(id, &mut todo),
+            Event::OperatorScale { replication_factor } => {
+                let here = self.members.values().filter(|m| m.standing.counts()).count();
+                let here = u8::try_from(here).unwrap_or(SLOTS);
+                self.owed = replication_factor.saturating_sub(here);
+                self.policy.replication_factor = replication_factor;
+                self.reconcile(&mut todo);
+            }
+        }
+        todo
+    }
+
+    fn live_voters(&self) -> impl Iterator<Item = ReplicaId> + '_ {
+        self.members.iter().filter(|(_, m)| m.standing == Standing::Voter).map(|(&id, _)| id)
+    }
+
+    fn form(&mut self, todo: &mut Vec<Decision>) {
+        debug_assert!(self.members.is_empty(), "a group forms once");
+        let first = self.next_id.0;
+        let voters: Vec<_> = (0..u64::from(self.policy.replication_factor))
+            .map(|offset| ReplicaId(first + offset))
+            .collect();
+        self.logged_voters = voters.iter().copied().collect();
+        for _ in &voters {
+            self.spawn(SpawnMode::Bootstrap { voters: voters.clone() }, Standing::Starting, todo);
+        }
+    }
+
+    /// After the death of all replicas: the one with the longest log on disk
+    /// comes back under its own id and alone; the others are built anew.
+    fn recover(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
+        if !matches!(self.phase, Phase::Forming | Phase::Lost { .. }) {
+            return;
+        }
+        let Some(slot) = self.free_slot() else { return };
+        self.phase = Phase::Forming;
+        self.logged_voters = BTreeSet::from([id]);
+        self.next_id = self.next_id.max(ReplicaId(id.0 + 1));
+        self.members.insert(id, Member::new(slot, Standing::Starting));
+        todo.push(Decision::Spawn { id, slot, mode: SpawnMode::Recover });
+    }
+
+    fn ready(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.standing != Standing::Starting {
+            return;
+        }
+        if self.logged_voters.contains(&id) && self.phase == Phase::Forming {
+            member.standing = Standing::Voter;
+            let all_here =
+                self.members.values().all(|member| member.standing != Standing::Starting);
+            if all_here {
+                self.elect(todo);
+            }
+        } else {
+            member.standing = Standing::Learner;
+            let slot = member.slot;
+            todo.push(Decision::Introduce { id, slot });
+            self.reconcile(todo);
+        }
+    }
+
+    fn failed(
+        &mut self,
+        id: ReplicaId,
+        cause: Cause,
+        applying: Option<IntakeNo>,
+        todo: &mut Vec<Decision>,
+    ) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.standing == Standing::Fenced {
+            return;
+        }
+        let was_starting = member.standing == Standing::Starting;
+        member.standing = Standing::Fenced;
+        todo.push(Decision::Kill { id, cause });
+        if let Some(no) = applying {
+            self.strike(no, cause);
+        }
+        let concerned = match self.phase {
+            Phase::Serving { primary } | Phase::Draining { primary } => primary == id,
+            Phase::Promoting { candidate } => candidate == id,
+            Phase::Electing { .. } => true,
+            Phase::Forming if was_starting => {
+                // The group never formed: it goes on with those that came up.
+                self.logged_voters.remove(&id);
+                true
+            }
+            Phase::Forming | Phase::Lost { .. } => false,
+        };
+        if !concerned {
+            todo.push(Decision::Isolate { generation: self.generation, fenced: vec![id] });
+            self.reconcile(todo);
+            return;
+        }
+        if self.phase == Phase::Forming {
+            let starting = self.members.values().any(|m| m.standing == Standing::Starting);
+            if starting {
+                return;
+            }
+        }
+        self.elect(todo);
+    }
+
+    /// Counts a death against the input that was being applied. A plain kill
+    /// from outside says little about the input, so it takes two of them; what
+    /// the request itself did (a crash, a hang) says more.
+    fn strike(&mut self, no: IntakeNo, cause: Cause) {
+        let strikes = self.strikes.entry(no).or_insert(0);
+        *strikes += 1;
+        let survivors = self
+            .members
+            .values()
+            .filter(|m| matches!(m.standing, Standing::Voter | Standing::Starting))
+            .count();
+        if cause.blames_input() && survivors <= 1 {
+            // There is no second standby to try it on.
+            *strikes = (*strikes).max(STRIKES_TO_QUARANTINE);
+        }
+    }
+
+    /// Raises the generation and asks every survivor to acknowledge it.
+    fn elect(&mut self, todo: &mut Vec<Decision>) {
+        let fenced = self
+            .members
+            .iter()
+            .filter(|(_, m)| m.standing == Standing::Fenced)
+            .map(|(&id, _)| id)
+            .collect();
+        let waiting: BTreeSet<_> = self.live_voters().collect();
+        if let Some(why) = self.cannot_serve(&waiting) {
+            self.lose(why, todo);
+            return;
+        }
+        self.generation = Generation(self.generation.0 + 1);
+        self.phase = Phase::Electing { waiting, logs: BTreeMap::new() };
+        todo.push(Decision::Isolate { generation: self.generation, fenced });
+    }
+
+    fn cannot_serve(&self, live: &BTreeSet<ReplicaId>) -> Option<Loss> {
+        if live.is_empty() {
+            return Some(Loss::AllReplicas);
+        }
+        let majority = self.logged_voters.len() / 2 + 1;
+        if self.policy.ack == AckPolicy::Quorum && live.len() < majority {
+            return Some(Loss::Majority);
+        }
+        None
+    }
+
+    fn lose(&mut self, why: Loss, todo: &mut Vec<Decision>) {
+        self.phase = Phase::Lost { why };
+        todo.push(Decision::DeclareLost { why });
+        // What cannot serve must not linger: learners have no state of their own.
+        let rest: Vec<_> = self
+            .members
+            .iter_mut()
+            .filter(|(_, m)| m.standing != Standing::Fenced)
+            .map(|(&id, m)| {
+                m.standing = Standing::Fenced;
+                id
+            })
+            .collect();
+        todo.extend(rest.into_iter().map(|id| Decision::Kill { id, cause: Cause::Retired }));
+    }
+
+    fn acknowledged(
+        &mut self,
+        id: ReplicaId,
+        generation: Generation,
+        log: LogPosition,
+        todo: &mut Vec<Decision>,
+    ) {
+        let Phase::Electing { waiting, logs } = &mut self.phase else { return };
+        if generation != self.generation || !waiting.remove(&id) {
+            return;
+        }
+        logs.insert(id, log);
+        if !waiting.is_empty() {
+            return;
+        }
+        let longest = logs.values().copied().max().unwrap_or_default();
+        let wish = self.wish.take();
+        let mut best = logs.iter().filter(|(_, log)| **log == longest).map(|(&id, _)| id);
+        let first = best.next();
+        let candidate = wish.filter(|id| logs.get(id) == Some(&longest)).or(first);
+        let Some(candidate) = candidate else { return };
+        self.phase = Phase::Promoting { candidate };
+        let quarantine = self
+            .strikes
+            .iter()
+            .filter(|(_, strikes)| **strikes >= STRIKES_TO_QUARANTINE)
+            .map(|(&no, _)| no)
+            .collect();
+        todo.push(Decision::Promote { id: candidate, generation: self.generation, quarantine });
+    }
+
+    fn promoted(&mut self, id: ReplicaId, generation: Generation, todo: &mut Vec<Decision>) {
+        if generation != self.generation || self.phase != (Phase::Promoting { candidate: id }) {
+            return;
+        }
+        self.phase = Phase::Serving { primary: id };
+        for member in self.members.values_mut() {
+            // The new primary may not have the log entry that its predecessor
+            // wrote about a learner; asking again is harmless.
+            member.asked = None;
+        }
+        self.reconcile(todo);
+    }
+
+    fn operator_promote(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
+        let Phase::Serving { primary } = self.phase else { return };
+        let is_voter = self.members.get(&id).is_some_and(|m| m.standing == Standing::Voter);
+        if primary == id || !is_voter {
+            return;
+        }
+        self.wish = Some(id);
+        self.phase = Phase::Draining { primary };
+        todo.push(Decision::Drain { id: primary });
+    }
+
+    fn drained(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
+        if self.phase == (Phase::Draining { primary: id }) {
+            self.elect(todo);
+        }
+    }
+
+    fn spawn(&mut self, mode: SpawnMode, standing: Standing, todo: &mut Vec<Decision>) {
+        let Some(slot) = self.free_slot() else { return };
+        let id = self.next_id;
+        self.next_id = ReplicaId(id.0 + 1);
+        self.members.insert(id, Member::new(slot, standing));
+        todo.push(Decision::Spawn { id, slot, mode });
+    }
+
+    fn free_slot(&self) -> Option<SlotId> {
+        (0..SLOTS).map(SlotId).find(|slot| self.members.values().all(|m| m.slot != *slot))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! From the members there are to the members there should be: rebuild of lost
+//! replicas, scaling up and down. One change at a time, each a function of the
+//! difference, so that a failover in between only has it computed again.
+
+use std::collections::BTreeSet;
+
+use crate::ReplicaId;
+
+use super::types::{Asked, Cause, Decision, Phase, SpawnMode, Standing};
+use super::DecisionMaker;
+
+impl DecisionMaker {
+    pub(super) fn gone(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
+        if self.members.get(&id).is_some_and(|m| m.standing == Standing::Fenced) {
+            self.members.remove(&id);
+            self.reconcile(todo);
+        }
+    }
+
+    pub(super) fn caught_up(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
+        let Phase::Serving { primary } = self.phase else { return };
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.standing == Standing::Learner && member.asked == Some(Asked::Learner) {
+            member.asked = Some(Asked::Voter);
+            todo.push(Decision::AddVoter { primary, id });
+        }
+    }
+
+    /// Takes the logged membership as the truth about who has a vote.
+    pub(super) fn membership(
+        &mut self,
+        voters: &BTreeSet<ReplicaId>,
+        learners: &BTreeSet<ReplicaId>,
+        todo: &mut Vec<Decision>,
+    ) {
+        self.logged_voters.clone_from(voters);
+        let mut retired = Vec::new();
+        for (&id, member) in &mut self.members {
+            match member.standing {
+                Standing::Learner if voters.contains(&id) => {
+                    member.standing = Standing::Voter;
+                    member.asked = None;
+                }
+                Standing::Leaving if !voters.contains(&id) && !learners.contains(&id) => {
+                    member.standing = Standing::Fenced;
+                    retired.push(id);
+                }
+                _ => {}
+            }
+        }
+        for id in retired {
+            todo.push(Decision::Kill { id, cause: Cause::Retired });
+            todo.push(Decision::Isolate { generation: self.generation, fenced: vec![id] });
+        }
+        self.reconcile(todo);
+    }
+
+    /// Moves one step toward the wanted number of replicas, if there is one to
+    /// make.
+    pub(super) fn reconcile(&mut self, todo: &mut Vec<Decision>) {
+        let Phase::Serving { primary } = self.phase else { return };
+        let wanted = usize::from(self.policy.replication_factor);
+        let count = |standing| self.members.values().filter(|m| m.standing == standing).count();
+        let arriving = count(Standing::Starting) + count(Standing::Learner);
+        let voters = count(Standing::Voter);
+        if let Some(id) = self.unasked(Standing::Learner) {
+            self.ask(id, Asked::Learner);
+            todo.push(Decision::AddLearner { primary, id });
+        } else if let Some(id) = self.unasked(Standing::Leaving) {
+            self.ask(id, Asked::Removal);
+            todo.push(Decision::Remove { primary, id });
+        } else if voters + arriving > wanted {
+            self.shrink(primary, todo);
+        } else if voters < wanted && arriving == 0 && (self.policy.rebuild || self.owed > 0) {
+            self.owed = self.owed.saturating_sub(1);
+            self.spawn(SpawnMode::Join, Standing::Starting, todo);
+        }
+    }
+
+    fn shrink(&mut self, primary: ReplicaId, todo: &mut Vec<Decision>) {
+        let newest = |wanted: Standing| {
+            self.members
+                .iter()
+                .rev()
+                .find(|(id, m)| m.standing == wanted && **id != primary)
+                .map(|(&id, _)| id)
+        };
+        // Those that are not yet of use go first.
+        let Some(id) = newest(Standing::Starting)
+            .or_else(|| newest(Standing::Learner))
+            .or_else(|| newest(Standing::Voter))
+        else {
+            return;
+        };
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.standing == Standing::Starting {
+            member.standing = Standing::Fenced;
+            todo.push(Decision::Kill { id, cause: Cause::Retired });
+        } else {
+            member.standing = Standing::Leaving;
+            member.asked = Some(Asked::Removal);
+            todo.push(Decision::Remove { primary, id });
+        }
+    }
+
+    fn unasked(&self, standing: Standing) -> Option<ReplicaId> {
+        self.members
+            .iter()
+            .find(|(_, m)| m.standing == standing && m.asked.is_none())
+            .map(|(&id, _)| id)
+    }
+
+    fn ask(&mut self, id: ReplicaId, asked: Asked) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.asked = Some(asked);
+        }
+    }
+}

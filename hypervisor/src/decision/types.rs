@@ -1,0 +1,314 @@
+//! What the decision maker is told, and what it decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{Generation, ReplicaId, SlotId};
+
+/// Number of an input in the component's intake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IntakeNo(pub u64);
+
+/// When a client is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckPolicy {
+    /// Once every replica that is not fenced has the input.
+    AllLive,
+    /// Once a majority has it.
+    Quorum,
+}
+
+/// What the operator configured.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// When a client is answered.
+    pub ack: AckPolicy,
+    /// Whether lost replicas are replaced.
+    pub rebuild: bool,
+    /// Replicas wanted, 1 to 7.
+    pub replication_factor: u8,
+}
+
+/// End of a replica's log; greater is longer (raft's comparison: term first).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogPosition {
+    /// Term of the last entry.
+    pub term: u64,
+    /// Index of the last entry.
+    pub index: u64,
+}
+
+/// Why a replica was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It was killed from outside (SIGKILL).
+    Killed,
+    /// It crashed by itself: a signal, an abort, an exit.
+    Crashed,
+    /// It stopped making progress.
+    Hung,
+    /// Its state is not what it should be.
+    Corrupt,
+    /// It did not come up, or broke the protocol.
+    Misbehaved,
+    /// It is no longer wanted.
+    Retired,
+}
+
+impl Cause {
+    /// Whether the input that was being applied may be to blame.
+    #[must_use]
+    pub fn blames_input(self) -> bool {
+        matches!(self, Self::Crashed | Self::Hung)
+    }
+}
+
+/// How a new replica gets its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpawnMode {
+    /// Empty, as one of the founders of the group.
+    Bootstrap {
+        /// The founders.
+        voters: Vec<ReplicaId>,
+    },
+    /// Empty, to be taught by the primary.
+    Join,
+    /// From its own disk, alone.
+    Recover,
+}
+
+/// Why the group cannot serve any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// No replica with the state is alive.
+    AllReplicas,
+    /// Less than a majority is alive, under [`AckPolicy::Quorum`].
+    Majority,
+}
+
+/// Where a replica stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Spawned, not heard of yet.
+    Starting,
+    /// Being taught.
+    Learner,
+    /// Has a vote; may be promoted.
+    Voter,
+    /// Voter on its way out of the membership.
+    Leaving,
+    /// Killed and isolated; not yet confirmed gone.
+    Fenced,
+}
+
+impl Standing {
+    /// Whether the replica counts toward the replication factor, now or soon.
+    #[must_use]
+    pub fn counts(self) -> bool {
+        matches!(self, Self::Starting | Self::Learner | Self::Voter)
+    }
+}
+
+/// Where the group stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Founders are starting.
+    Forming,
+    /// Survivors are acknowledging the new generation.
+    Electing {
+        /// Those that have not yet.
+        waiting: BTreeSet<ReplicaId>,
+        /// Logs of those that have.
+        logs: BTreeMap<ReplicaId, LogPosition>,
+    },
+    /// The candidate is campaigning and finishing the log.
+    Promoting {
+        /// The one with the longest log.
+        candidate: ReplicaId,
+    },
+    /// Requests are answered.
+    Serving {
+        /// By this replica.
+        primary: ReplicaId,
+    },
+    /// The primary finishes what it has begun, to hand over.
+    Draining {
+        /// The one that hands over.
+        primary: ReplicaId,
+    },
+    /// The state is gone, or cannot be continued safely.
+    Lost {
+        /// Why.
+        why: Loss,
+    },
+}
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Found a new, empty group.
+    Form,
+    /// Nothing runs; this replica has the longest log on disk.
+    Recover {
+        /// Whose disk.
+        id: ReplicaId,
+    },
+    /// A spawned replica has attached to its rings.
+    Ready {
+        /// Which.
+        id: ReplicaId,
+    },
+    /// The monitor gave a replica up.
+    Failed {
+        /// Which.
+        id: ReplicaId,
+        /// Why.
+        cause: Cause,
+        /// The input that it was applying as primary.
+        applying: Option<IntakeNo>,
+    },
+    /// A killed replica is confirmed gone: its slot may be used again.
+    Gone {
+        /// Which.
+        id: ReplicaId,
+    },
+    /// A survivor follows the new generation and reads nothing of the fenced
+    /// ones any more.
+    Acknowledged {
+        /// Which.
+        id: ReplicaId,
+        /// What it acknowledged.
+        generation: Generation,
+        /// The end of its log, which nobody will lengthen before a promotion.
+        log: LogPosition,
+    },
+    /// The candidate leads, has finished the log, and takes inputs.
+    Promoted {
+        /// Which.
+        id: ReplicaId,
+        /// Of which generation.
+        generation: Generation,
+    },
+    /// The primary has no input in flight and takes no more.
+    Drained {
+        /// Which.
+        id: ReplicaId,
+    },
+    /// A learner is close behind the primary.
+    CaughtUp {
+        /// Which.
+        id: ReplicaId,
+    },
+    /// The logged membership, as the primary sees it.
+    Membership {
+        /// Those with a vote, the fenced ones left out.
+        voters: BTreeSet<ReplicaId>,
+        /// Those without.
+        learners: BTreeSet<ReplicaId>,
+    },
+    /// An operator wants this primary.
+    OperatorPromote {
+        /// Which.
+        id: ReplicaId,
+    },
+    /// An operator wants another number of replicas.
+    OperatorScale {
+        /// How many, 1 to 7.
+        replication_factor: u8,
+    },
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Start a replica.
+    Spawn {
+        /// Its id.
+        id: ReplicaId,
+        /// Where its memory is.
+        slot: SlotId,
+        /// How it gets its state.
+        mode: SpawnMode,
+    },
+    /// Stop a replica for ever and read nothing of it any more.
+    Kill {
+        /// Which.
+        id: ReplicaId,
+        /// Why.
+        cause: Cause,
+    },
+    /// Tell all that live: this generation is in force, these are dead.
+    Isolate {
+        /// The generation in force.
+        generation: Generation,
+        /// The dead.
+        fenced: Vec<ReplicaId>,
+    },
+    /// Tell all that live: this replica is at that slot.
+    Introduce {
+        /// Which.
+        id: ReplicaId,
+        /// Where.
+        slot: SlotId,
+    },
+    /// Have a replica become the primary.
+    Promote {
+        /// Which.
+        id: ReplicaId,
+        /// Of which generation.
+        generation: Generation,
+        /// Inputs that it must answer with an error, unexecuted.
+        quarantine: Vec<IntakeNo>,
+    },
+    /// Have the primary finish what it has begun and take no more.
+    Drain {
+        /// Which.
+        id: ReplicaId,
+    },
+    /// Have the primary add a learner.
+    AddLearner {
+        /// The primary.
+        primary: ReplicaId,
+        /// Which.
+        id: ReplicaId,
+    },
+    /// Have the primary give a learner its vote.
+    AddVoter {
+        /// The primary.
+        primary: ReplicaId,
+        /// Which.
+        id: ReplicaId,
+    },
+    /// Have the primary take a member out.
+    Remove {
+        /// The primary.
+        primary: ReplicaId,
+        /// Which.
+        id: ReplicaId,
+    },
+    /// The component cannot serve.
+    DeclareLost {
+        /// Why.
+        why: Loss,
+    },
+}
+
+/// The membership change last asked for, so that it is asked for once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Learner,
+    Voter,
+    Removal,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) slot: SlotId,
+    pub(super) standing: Standing,
+    pub(super) asked: Option<Asked>,
+}
+
+impl Member {
+    pub(super) fn new(slot: SlotId, standing: Standing) -> Self {
+        Self { slot, standing, asked: None }
+    }
+}

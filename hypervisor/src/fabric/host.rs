@@ -1,0 +1,220 @@
+//! The host's side of the fabric.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::layout::{FabricConfig, HostRegion, SlotRegion, page};
+use super::pages::{HostPage, ReplicaPageView};
+use super::{Doorbell, FabricError};
+use crate::id::{ReplicaId, SlotId};
+use crate::memory::{Segment, View, ViewMut};
+use crate::ring::{
+    Consumer, ConsumerParts, IntakeWriter, PartyId, Producer, ProducerParts, Receiver, Sender,
+};
+
+/// The host's side: numbers inputs in, outputs out.
+#[derive(Debug)]
+pub struct HostFabric {
+    config: FabricConfig,
+    segment: Segment,
+    region: ViewMut,
+    page: HostPage,
+    intake: IntakeWriter,
+    doorbell: Doorbell,
+    slots: Vec<HostSlot>,
+}
+
+#[derive(Debug)]
+struct HostSlot {
+    segment: Segment,
+    region: View,
+    page: ReplicaPageView,
+    doorbell: Doorbell,
+    control: Sender,
+    outputs: Option<Receiver>,
+    occupant: ReplicaId,
+}
+
+impl HostFabric {
+    /// Makes the regions and doorbells of a component. Nothing is allocated for
+    /// slots until they are used.
+    ///
+    /// # Errors
+    /// When a size is unfit or the kernel refuses.
+    pub fn new(config: FabricConfig) -> Result<Self, FabricError> {
+        config.check()?;
+        let segment = Segment::create("rvmm-host", config.host_region_bytes())?;
+        let region = segment.map_writable()?;
+        segment.forbid_new_writers()?;
+        let page = HostPage::new(page(&region));
+        page.set_config(&config);
+        let host = HostRegion(&region, &config);
+        let intake = IntakeWriter::new(host.intake_line(), host.intake_data());
+        let slots = SlotId::all()
+            .map(|slot| HostSlot::new(slot, &host, &config))
+            .collect::<Result<Vec<_>, _>>()?;
+        let doorbell = new_doorbell()?;
+        Ok(Self { config, segment, region, page, intake, doorbell, slots })
+    }
+
+    /// The sizes.
+    #[must_use]
+    pub fn config(&self) -> &FabricConfig {
+        &self.config
+    }
+
+    /// What the host publishes.
+    #[must_use]
+    pub fn page(&self) -> &HostPage {
+        &self.page
+    }
+
+    /// The inputs.
+    pub fn intake(&mut self) -> &mut IntakeWriter {
+        &mut self.intake
+    }
+
+    /// Messages to the occupant of a slot.
+    pub fn control(&mut self, slot: SlotId) -> &mut Sender {
+        &mut self.slots[slot.index()].control
+    }
+
+    /// Messages from the occupant of a slot; `None` when nobody is listened to
+    /// there: the slot is free, or isolated.
+    pub fn outputs(&mut self, slot: SlotId) -> Option<&mut Receiver> {
+        self.slots[slot.index()].outputs.as_mut()
+    }
+
+    /// What the occupant of a slot publishes.
+    #[must_use]
+    pub fn replica_page(&self, slot: SlotId) -> &ReplicaPageView {
+        &self.slots[slot.index()].page
+    }
+
+    /// The occupant of a slot, as the host decided.
+    #[must_use]
+    pub fn occupant(&self, slot: SlotId) -> ReplicaId {
+        self.slots[slot.index()].occupant
+    }
+
+    /// Prepares a slot for a new replica: its region becomes zero, its rings
+    /// begin anew. The former occupant must be confirmed gone, for it could still
+    /// write otherwise.
+    ///
+    /// # Errors
+    /// When the id is none or the kernel refuses.
+    pub fn reset_slot(&mut self, slot: SlotId, replica: ReplicaId) -> Result<(), FabricError> {
+        if !replica.is_some() || PartyId::from(replica) == PartyId::HOST {
+            return Err(FabricError::Replica(replica));
+        }
+        let place = &mut self.slots[slot.index()];
+        place.segment.discard_contents()?;
+        place.doorbell.drain();
+        place.control.bind(replica.into());
+        let consumer = Consumer::new(
+            ConsumerParts {
+                header: SlotRegion(&place.region, &self.config).output_line(),
+                data: SlotRegion(&place.region, &self.config).output_data(),
+                position: HostRegion(&self.region, &self.config).output_position(slot),
+            },
+            PartyId::HOST,
+            replica.into(),
+        );
+        place.outputs = Some(Receiver::new(consumer, self.config.message_bytes));
+        place.occupant = replica;
+        Ok(())
+    }
+
+    /// Stops listening to the occupant of a slot for good: nothing it writes from
+    /// now on has any effect.
+    pub fn isolate_slot(&mut self, slot: SlotId) {
+        let place = &mut self.slots[slot.index()];
+        place.outputs = None;
+        place.control.discard_backlog();
+    }
+
+    /// Wakes the occupant of a slot if it sleeps. To be called after something was
+    /// published for it.
+    pub fn ring_doorbell(&self, slot: SlotId) {
+        let place = &self.slots[slot.index()];
+        if place.page.must_be_woken() {
+            place.doorbell.ring();
+        }
+    }
+
+    /// The host's doorbell, for `epoll`: readable when somebody rang.
+    #[must_use]
+    pub fn doorbell_fd(&self) -> BorrowedFd<'_> {
+        self.doorbell.as_fd()
+    }
+
+    /// To be called before blocking. Afterwards look at all rings once more: what
+    /// came before is seen then, what comes later rings the doorbell.
+    pub fn prepare_sleep(&self) {
+        self.page.announce_sleep();
+    }
+
+    /// To be called after blocking, or instead of it.
+    pub fn cancel_sleep(&self) {
+        self.page.end_sleep();
+    }
+
+    /// Takes the doorbell's signal away, when it was readable.
+    pub fn drain_doorbell(&self) {
+        self.doorbell.drain();
+    }
+
+    /// The descriptors that the occupant of a slot needs, in the order that
+    /// [`super::ReplicaFabric::attach`] expects.
+    ///
+    /// # Errors
+    /// When descriptors have run out.
+    pub fn descriptors(&self, slot: SlotId) -> Result<Vec<OwnedFd>, FabricError> {
+        let system = |source| FabricError::System { call: "dup", source };
+        let mut fds = vec![self.segment.read_only_fd()?];
+        for (index, place) in self.slots.iter().enumerate() {
+            fds.push(if index == slot.index() {
+                place.segment.duplicate_fd()?
+            } else {
+                place.segment.read_only_fd()?
+            });
+        }
+        fds.push(self.doorbell.duplicate_fd().map_err(system)?);
+        for place in &self.slots {
+            fds.push(place.doorbell.duplicate_fd().map_err(system)?);
+        }
+        Ok(fds)
+    }
+}
+
+impl HostSlot {
+    fn new(
+        slot: SlotId,
+        host: &HostRegion<'_, ViewMut>,
+        config: &FabricConfig,
+    ) -> Result<Self, FabricError> {
+        let segment = Segment::create(&format!("rvmm-slot-{slot}"), config.slot_region_bytes())?;
+        // The host never writes a replica's memory: it only empties it.
+        let region = segment.map_read_only()?;
+        let control = Producer::new(
+            ProducerParts {
+                header: host.control_line(slot),
+                data: host.control_data(slot),
+                position: SlotRegion(&region, config).control_position(),
+            },
+            PartyId::HOST,
+        );
+        Ok(Self {
+            page: ReplicaPageView::new(page(&region)),
+            control: Sender::new(control, config.backlog_bytes),
+            doorbell: new_doorbell()?,
+            outputs: None,
+            occupant: ReplicaId::NONE,
+            segment,
+            region,
+        })
+    }
+}
+
+fn new_doorbell() -> Result<Doorbell, FabricError> {
+    Doorbell::new().map_err(|source| FabricError::System { call: "eventfd", source })
+}

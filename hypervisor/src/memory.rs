@@ -1,0 +1,377 @@
+//! Shared memory that an untrusted process may write at the same time.
+//!
+//! A [`Segment`] is a sealed `memfd`: it cannot shrink under its mappings, so
+//! no access to it faults. Memory is reached through a [`View`] (loads only) or
+//! a [`ViewMut`]. Neither ever hands out a reference to plain bytes: the other
+//! side may change them at any moment. All accesses are atomic words, so that a
+//! race with the other side yields odd values at worst, never undefined
+//! behaviour.
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+use thiserror::Error;
+
+/// Segments are whole pages.
+pub const PAGE_BYTES: usize = 4096;
+
+/// Bytes of the machine word in which shared memory is read and written.
+pub const WORD_BYTES: usize = 8;
+
+/// Why shared memory could not be made or mapped.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// A system call failed.
+    #[error("{call}: {source}")]
+    System {
+        /// What was attempted.
+        call: &'static str,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// The descriptor is no sealed segment: its pages could be taken away.
+    #[error("the descriptor is not sealed against shrinking")]
+    NotSealed,
+    /// The length is zero, no multiple of the page size, or not the expected one.
+    #[error("a segment of {found} bytes does not fit")]
+    Length {
+        /// The length that was found or asked for.
+        found: usize,
+    },
+}
+
+fn system(call: &'static str) -> impl Fn(rustix::io::Errno) -> MemoryError {
+    move |errno| MemoryError::System { call, source: errno.into() }
+}
+
+/// A piece of memory that several processes can map.
+#[derive(Debug)]
+pub struct Segment {
+    fd: OwnedFd,
+    len: usize,
+}
+
+impl Segment {
+    /// Makes a segment of `len` zero bytes. Pages are allocated when touched.
+    ///
+    /// # Errors
+    /// When `len` is not a positive multiple of [`PAGE_BYTES`] or the kernel
+    /// refuses.
+    pub fn create(name: &str, len: usize) -> Result<Self, MemoryError> {
+        if len == 0 || !len.is_multiple_of(PAGE_BYTES) {
+            return Err(MemoryError::Length { found: len });
+        }
+        let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .map_err(system("memfd_create"))?;
+        rustix::fs::ftruncate(&fd, len as u64).map_err(system("ftruncate"))?;
+        // The last seal (SEAL) is added when the set of writers is settled.
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW)
+            .map_err(system("fcntl(F_ADD_SEALS)"))?;
+        Ok(Self { fd, len })
+    }
+
+    /// Takes a segment that another process made and handed over.
+    ///
+    /// # Errors
+    /// When the descriptor is no sealed `memfd` or cannot be examined.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, MemoryError> {
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(system("fcntl(F_GET_SEALS)"))?;
+        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
+            return Err(MemoryError::NotSealed);
+        }
+        let stat = rustix::fs::fstat(&fd).map_err(system("fstat"))?;
+        let len = usize::try_from(stat.st_size).unwrap_or(0);
+        if len == 0 || !len.is_multiple_of(PAGE_BYTES) {
+            return Err(MemoryError::Length { found: len });
+        }
+        Ok(Self { fd, len })
+    }
+
+    /// The segment's size in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a segment is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Maps the whole segment for reading and writing.
+    ///
+    /// # Errors
+    /// When the descriptor is read-only, or writers are forbidden by now.
+    pub fn map_writable(&self) -> Result<ViewMut, MemoryError> {
+        self.map(ProtFlags::READ | ProtFlags::WRITE).map(|view| ViewMut { view })
+    }
+
+    /// Maps the whole segment for reading.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn map_read_only(&self) -> Result<View, MemoryError> {
+        self.map(ProtFlags::READ)
+    }
+
+    fn map(&self, prot: ProtFlags) -> Result<View, MemoryError> {
+        let mapping = Mapping::new(&self.fd, self.len, prot)?;
+        Ok(View { base: mapping.base, len: self.len, _mapping: Arc::new(mapping) })
+    }
+
+    /// Forbids all future writers: mappings made before keep writing, nobody can
+    /// map the segment writable or write to its descriptor any more, not even
+    /// through a descriptor opened anew. Needs Linux 5.1.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forbid_new_writers(&self) -> Result<(), MemoryError> {
+        rustix::fs::fcntl_add_seals(&self.fd, SealFlags::FUTURE_WRITE | SealFlags::SEAL)
+            .map_err(system("fcntl(F_ADD_SEALS)"))
+    }
+
+    /// A new descriptor with which the segment can be mapped for reading only:
+    /// the kernel refuses a writable mapping of it, now and by `mprotect` later.
+    /// Whoever may open `/proc/self/fd` could gain a writable one, so the holder
+    /// must not be able to open files (see [`crate::sandbox`]), or the segment
+    /// must be under [`Segment::forbid_new_writers`].
+    ///
+    /// # Errors
+    /// When `/proc` is not mounted or descriptors have run out.
+    pub fn read_only_fd(&self) -> Result<OwnedFd, MemoryError> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(system("open(/proc/self/fd)"))
+    }
+
+    /// A duplicate of the segment's own descriptor.
+    ///
+    /// # Errors
+    /// When descriptors have run out.
+    pub fn duplicate_fd(&self) -> Result<OwnedFd, MemoryError> {
+        rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).map_err(system("fcntl(F_DUPFD_CLOEXEC)"))
+    }
+
+    /// Gives all pages back: the segment reads as zeros in every mapping.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as it does under [`Segment::forbid_new_writers`].
+    pub fn discard_contents(&self) -> Result<(), MemoryError> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&self.fd, flags, 0, self.len as u64)
+            .map_err(system("fallocate(PUNCH_HOLE)"))
+    }
+
+    /// The segment's descriptor.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.fd.as_fd()
+    }
+}
+
+#[derive(Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    fn new(fd: &OwnedFd, len: usize, prot: ProtFlags) -> Result<Self, MemoryError> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches no
+        // memory of ours; it is unmapped only by `drop`, when no view is left.
+        let base =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }
+                .map_err(system("mmap"))?;
+        let base = NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Length { found: len })?;
+        Ok(Self { base, len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: base and len are those of the mapping made in `new`; every view
+        // holds an Arc of it, so nothing reaches the memory any more.
+        let outcome = unsafe { rustix::mm::munmap(self.base.as_ptr().cast::<c_void>(), self.len) };
+        debug_assert!(outcome.is_ok(), "unmapping our own mapping: {outcome:?}");
+    }
+}
+
+// SAFETY: a mapping is only an address range; what is in it is reached through
+// atomics only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above: shared use goes through atomics.
+unsafe impl Sync for Mapping {}
+
+/// A range of shared memory that we may read. Offsets are in bytes from the
+/// range's start and come from our own layout, never from the other side: an
+/// offset outside the range is a bug of ours and panics.
+#[derive(Clone, Debug)]
+pub struct View {
+    base: NonNull<u8>,
+    len: usize,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: the memory is reached through atomics only and lives as long as the
+// Arc in the view.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    /// The range's size in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A part of this range. `offset` must be a multiple of [`WORD_BYTES`].
+    #[must_use]
+    pub fn part(&self, offset: usize, len: usize) -> Self {
+        assert!(offset.is_multiple_of(WORD_BYTES) && len > 0, "parts are whole words");
+        assert!(offset <= self.len && len <= self.len - offset, "a part lies inside its range");
+        // SAFETY: offset is inside the mapping, as just asserted.
+        let base = unsafe { self.base.add(offset) };
+        Self { base, len, _mapping: Arc::clone(&self._mapping) }
+    }
+
+    #[inline]
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(
+            offset.is_multiple_of(WORD_BYTES) && offset < self.len,
+            "a word lies inside its range"
+        );
+        // SAFETY: in bounds and aligned: the base of every range is word-aligned
+        // (mappings are page-aligned, parts begin at words) and mappings are
+        // whole words, so a word that begins inside the mapping ends inside it.
+        // All processes access the memory atomically or through the kernel.
+        unsafe { AtomicU64::from_ptr(self.base.add(offset).cast::<u64>().as_ptr()) }
+    }
+
+    /// The word at `offset`, with no order towards other accesses.
+    #[inline]
+    #[must_use]
+    pub fn load(&self, offset: usize) -> u64 {
+        self.word(offset).load(Ordering::Relaxed)
+    }
+
+    /// The word at `offset`; what was written before it was stored with
+    /// [`ViewMut::store_release`] is visible afterwards.
+    #[inline]
+    #[must_use]
+    pub fn load_acquire(&self, offset: usize) -> u64 {
+        // Only a relaxed load is defined on memory that is mapped read-only; with
+        // the fence it is as strong.
+        let value = self.word(offset).load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        value
+    }
+
+    /// Appends `len` bytes, read from `offset` on, to `out`.
+    #[inline]
+    pub fn append_to(&self, offset: usize, len: usize, out: &mut Vec<u8>) {
+        let words = len.div_ceil(WORD_BYTES);
+        assert!(
+            offset.is_multiple_of(WORD_BYTES)
+                && offset <= self.len
+                && words <= (self.len - offset) / WORD_BYTES,
+            "a copy lies inside its range"
+        );
+        out.reserve(words * WORD_BYTES);
+        let filled = out.len();
+        // SAFETY: the source words lie inside the mapping (asserted) and are
+        // aligned (see `word`). The target has room for all words (reserved), and
+        // the first `len` bytes of it are initialized when the length is raised.
+        unsafe {
+            let source = self.base.add(offset).cast::<u64>().as_ptr();
+            let target = out.as_mut_ptr().add(filled);
+            for i in 0..words {
+                let word = AtomicU64::from_ptr(source.add(i)).load(Ordering::Relaxed);
+                target.add(i * WORD_BYTES).cast::<[u8; 8]>().write(word.to_ne_bytes());
+            }
+            out.set_len(filled + len);
+        }
+    }
+
+    /// The 32-bit word at `offset`, for the kernel's futex calls.
+    pub(crate) fn futex_word(&self, offset: usize) -> &AtomicU32 {
+        assert!(
+            offset.is_multiple_of(4) && self.len >= 4 && offset <= self.len - 4,
+            "a futex word lies inside its range"
+        );
+        // SAFETY: in bounds and aligned, as asserted; accessed atomically by all.
+        unsafe { AtomicU32::from_ptr(self.base.add(offset).cast::<u32>().as_ptr()) }
+    }
+}
+
+/// A range of shared memory that we may read and write.
+#[derive(Clone, Debug)]
+pub struct ViewMut {
+    view: View,
+}
+
+impl std::ops::Deref for ViewMut {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+impl ViewMut {
+    /// A part of this range. `offset` must be a multiple of [`WORD_BYTES`].
+    #[must_use]
+    pub fn part_mut(&self, offset: usize, len: usize) -> Self {
+        Self { view: self.view.part(offset, len) }
+    }
+
+    /// The same range for reading only.
+    #[must_use]
+    pub fn read_only(&self) -> View {
+        self.view.clone()
+    }
+
+    /// Stores a word, with no order towards other accesses.
+    #[inline]
+    pub fn store(&self, offset: usize, value: u64) {
+        self.word(offset).store(value, Ordering::Relaxed);
+    }
+
+    /// Stores a word; whoever loads it with [`View::load_acquire`] sees all that
+    /// was written before.
+    #[inline]
+    pub fn store_release(&self, offset: usize, value: u64) {
+        self.word(offset).store(value, Ordering::Release);
+    }
+
+    /// Writes bytes from `offset` on. The last word is filled up with zeros.
+    #[inline]
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        let words = bytes.len().div_ceil(WORD_BYTES);
+        assert!(
+            offset.is_multiple_of(WORD_BYTES)
+                && offset <= self.len
+                && words <= (self.len - offset) / WORD_BYTES,
+            "a write lies inside its range"
+        );
+        // SAFETY: the words lie inside the mapping (asserted) and are aligned (see
+        // `word`); the mapping of a ViewMut is writable.
+        let store = |index: usize, word: u64| unsafe {
+            let target = self.base.cast::<u64>().add(offset / WORD_BYTES + index);
+            AtomicU64::from_ptr(target.as_ptr()).store(word, Ordering::Relaxed);
+        };
+        let (whole, rest) = bytes.as_chunks::<WORD_BYTES>();
+        for (index, word) in whole.iter().enumerate() {
+            store(index, u64::from_ne_bytes(*word));
+        }
+        if !rest.is_empty() {
+            let mut last = [0; WORD_BYTES];
+            last[..rest.len()].copy_from_slice(rest);
+            store(whole.len(), u64::from_ne_bytes(last));
+        }
+    }
+}
