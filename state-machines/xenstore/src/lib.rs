@@ -7,5 +7,8 @@
 
 extern crate alloc;
 
+mod decimal;
+mod path;
+mod pmap;
 pub mod stream;
 pub mod wire;

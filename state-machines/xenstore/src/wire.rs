@@ -179,10 +179,7 @@ impl Errno {
     #[must_use]
     pub fn from_name(name: &[u8]) -> Option<Self> {
         let name = name.strip_suffix(b"\0").unwrap_or(name);
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|errno| errno.name().as_bytes() == name)
+        Self::ALL.iter().copied().find(|errno| errno.name().as_bytes() == name)
     }
 }
 
@@ -218,12 +215,7 @@ impl Header {
         let word = |at: usize| {
             u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
-        Some(Self {
-            kind: word(0),
-            req_id: word(4),
-            tx_id: word(8),
-            len: word(12),
-        })
+        Some(Self { kind: word(0), req_id: word(4), tx_id: word(8), len: word(12) })
     }
 }
 
@@ -244,15 +236,7 @@ pub fn split(frame: &[u8]) -> Option<(Header, &[u8])> {
 pub fn frame(kind: MessageType, req_id: u32, tx_id: u32, payload: &[u8], out: &mut Vec<u8>) {
     let len = u32::try_from(payload.len()).expect("payloads are at most a few KiB");
     out.reserve(HEADER_LEN + payload.len());
-    out.extend_from_slice(
-        &Header {
-            kind: kind.to_u32(),
-            req_id,
-            tx_id,
-            len,
-        }
-        .encode(),
-    );
+    out.extend_from_slice(&Header { kind: kind.to_u32(), req_id, tx_id, len }.encode());
     out.extend_from_slice(payload);
 }
 
@@ -261,15 +245,7 @@ pub fn error_frame(errno: Errno, req_id: u32, tx_id: u32, out: &mut Vec<u8>) {
     let name = errno.name().as_bytes();
     let len = u32::try_from(name.len() + 1).expect("names are short");
     let kind = MessageType::Error.to_u32();
-    out.extend_from_slice(
-        &Header {
-            kind,
-            req_id,
-            tx_id,
-            len,
-        }
-        .encode(),
-    );
+    out.extend_from_slice(&Header { kind, req_id, tx_id, len }.encode());
     out.extend_from_slice(name);
     out.push(0);
 }
@@ -324,11 +300,7 @@ impl Framer {
         let len = header.len as usize;
         if len <= MAX_PAYLOAD {
             let whole = HEADER_LEN + len;
-            return if buffer.len() < whole {
-                Step::NeedMore(whole)
-            } else {
-                Step::Frame(whole)
-            };
+            return if buffer.len() < whole { Step::NeedMore(whole) } else { Step::Frame(whole) };
         }
         if len > MAX_SKIPPED_PAYLOAD {
             return Step::Close(header);
@@ -363,12 +335,7 @@ mod tests {
     fn frames_are_found_in_any_split() {
         let mut stream = Vec::new();
         frame(MessageType::Write, 7, 9, b"/a\0value", &mut stream);
-        let oversized = Header {
-            kind: 2,
-            req_id: 8,
-            tx_id: 0,
-            len: 4097,
-        };
+        let oversized = Header { kind: 2, req_id: 8, tx_id: 0, len: 4097 };
         stream.extend_from_slice(&oversized.encode());
         stream.extend_from_slice(&vec![b'x'; 4097]);
         frame(MessageType::Read, 9, 0, b"", &mut stream);
@@ -398,26 +365,14 @@ mod tests {
                     buffer.drain(..take);
                 }
             }
-            assert_eq!(
-                (frames, errors, buffer.len()),
-                (vec![7, 9], 1, 0),
-                "chunk {chunk}"
-            );
+            assert_eq!((frames, errors, buffer.len()), (vec![7, 9], 1, 0), "chunk {chunk}");
         }
     }
 
     #[test]
     fn an_absurd_length_closes() {
-        let header = Header {
-            kind: 2,
-            req_id: 8,
-            tx_id: 0,
-            len: u32::MAX,
-        };
-        assert_eq!(
-            Framer::default().step(&header.encode()),
-            Step::Close(header)
-        );
+        let header = Header { kind: 2, req_id: 8, tx_id: 0, len: u32::MAX };
+        assert_eq!(Framer::default().step(&header.encode()), Step::Close(header));
     }
 
     #[test]
