@@ -3,7 +3,9 @@
 //! plain Linux, and the harness of the integration tests.
 #![forbid(unsafe_code)]
 
+pub mod checker;
 pub mod client;
+pub mod history;
 pub mod peers;
 pub mod rng;
 pub mod skip;
