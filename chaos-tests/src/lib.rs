@@ -9,3 +9,4 @@ pub mod history;
 pub mod peers;
 pub mod rng;
 pub mod skip;
+pub mod soak;

@@ -80,6 +80,15 @@ impl<T: Transport> Client<T> {
         self.call(MessageType::Read, tx, &[path.as_bytes(), b"\0"])
     }
 
+    /// A node's value; `None` when there is no such node.
+    pub fn read_if_there(&mut self, path: &str) -> Result<Option<Vec<u8>>> {
+        match self.read(Tx::NONE, path) {
+            Ok(value) => Ok(Some(value)),
+            Err(ClientError::Daemon(Errno::ENOENT)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Sets a node's value.
     pub fn write(&mut self, tx: Tx, path: &str, value: &[u8]) -> Result<()> {
         self.done(MessageType::Write, tx, &[path.as_bytes(), b"\0", value])

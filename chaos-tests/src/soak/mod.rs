@@ -1,0 +1,212 @@
+//! Load that can be judged: clients write, read, create, remove, list and
+//! transact without pause while somebody else breaks the daemon; in the end a
+//! [`Verdict`](crate::checker::Verdict) tells whether any of them could tell.
+
+mod client;
+mod judge;
+mod layout;
+mod watcher;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checker::Verdict;
+use crate::client::ClientError;
+use crate::history::Clock;
+
+/// What load to put on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SoakConfig {
+    /// Clients that work, each on its own connection and thread.
+    pub clients: u16,
+    /// Clients that watch what the others create and remove.
+    pub watchers: u16,
+    /// Registers that all clients write and read.
+    pub keys: u32,
+    /// Pause of each client between two requests, microseconds.
+    pub think_us: u64,
+    /// What the clients' choices derive from.
+    pub seed: u64,
+    /// An answer that takes longer counts as an error, milliseconds.
+    pub timeout_ms: u64,
+    /// Where in the store the load takes place; removed at the start.
+    pub root: String,
+}
+
+impl Default for SoakConfig {
+    fn default() -> Self {
+        Self {
+            clients: 8,
+            watchers: 2,
+            keys: 32,
+            think_us: 0,
+            seed: 1,
+            timeout_ms: 10_000,
+            root: "/chaos".to_owned(),
+        }
+    }
+}
+
+/// Why load could not be put on, or not be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum SoakError {
+    /// Preparing the store, or reading it in the end, failed.
+    #[error("{what}: {source}")]
+    Client {
+        /// What was tried.
+        what: &'static str,
+        /// How it failed.
+        source: ClientError,
+    },
+    /// A thread could not be started.
+    #[error("starting a thread: {0}")]
+    Thread(#[from] io::Error),
+    /// A thread ended by a panic.
+    #[error("a load thread panicked")]
+    Panicked,
+}
+
+/// Counters of a run that goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    answered: AtomicU64,
+    events: AtomicU64,
+    errors: AtomicU64,
+    disconnects: AtomicU64,
+    longest_ns: AtomicU64,
+}
+
+/// A reading of a run's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoakCounts {
+    /// Requests answered.
+    pub answered: u64,
+    /// Watch events received.
+    pub events: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Connections that broke.
+    pub disconnects: u64,
+    /// The longest that any answer took since the last reading, microseconds.
+    pub longest_us: u64,
+}
+
+pub(crate) struct Shared {
+    pub(crate) socket: PathBuf,
+    pub(crate) config: SoakConfig,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Counters,
+    pub(crate) stop: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.config.timeout_ms)
+    }
+}
+
+impl Counters {
+    pub(crate) fn answer(&self, took_ns: u64) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.longest_ns.fetch_max(took_ns, Ordering::Relaxed);
+    }
+
+    pub(crate) fn event(&self) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn failure(&self, error: &ClientError) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        if matches!(error, ClientError::Closed | ClientError::Io(_)) {
+            self.disconnects.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Load that is being put on a daemon. Dropped without [`Self::finish`], it
+/// stops without a verdict.
+pub struct Soak {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<client::Record>>,
+    watchers: Vec<JoinHandle<Result<watcher::Stream, SoakError>>>,
+}
+
+impl Soak {
+    /// Prepares the store behind `socket` and starts the load.
+    ///
+    /// # Errors
+    /// Any [`SoakError`].
+    pub fn start(socket: &Path, config: SoakConfig) -> Result<Self, SoakError> {
+        let shared = Arc::new(Shared {
+            socket: socket.to_owned(),
+            clock: Clock::start(),
+            counters: Counters::default(),
+            stop: AtomicBool::new(false),
+            config,
+        });
+        layout::prepare(&shared)?;
+        let mut soak =
+            Self { shared: Arc::clone(&shared), workers: Vec::new(), watchers: Vec::new() };
+        for number in 0..shared.config.watchers {
+            let watcher = watcher::Watcher::register(&shared)?;
+            let thread = thread::Builder::new().name(format!("watcher-{number}"));
+            soak.watchers.push(thread.spawn(move || watcher.run())?);
+        }
+        for number in 0..shared.config.clients {
+            let worker = client::Worker::connect(&shared, number)?;
+            let thread = thread::Builder::new().name(format!("client-{number}"));
+            soak.workers.push(thread.spawn(move || worker.run())?);
+        }
+        Ok(soak)
+    }
+
+    /// How it goes; resets the longest answer time.
+    #[must_use]
+    pub fn counts(&self) -> SoakCounts {
+        let counters = &self.shared.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        SoakCounts {
+            answered: get(&counters.answered),
+            events: get(&counters.events),
+            errors: get(&counters.errors),
+            disconnects: get(&counters.disconnects),
+            longest_us: counters.longest_ns.swap(0, Ordering::Relaxed) / 1000,
+        }
+    }
+
+    /// Stops the load, waits until every client has its last answer, and judges
+    /// what they saw.
+    ///
+    /// # Errors
+    /// [`SoakError`] when the store cannot be read in the end.
+    pub fn finish(mut self) -> Result<Verdict, SoakError> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let mut records = Vec::new();
+        for worker in self.workers.drain(..) {
+            records.push(worker.join().map_err(|_| SoakError::Panicked)?);
+        }
+        layout::end_events(&self.shared)?;
+        let mut streams = Vec::new();
+        for watcher in self.watchers.drain(..) {
+            streams.push(watcher.join().map_err(|_| SoakError::Panicked)??);
+        }
+        let finals = layout::read_finals(&self.shared)?;
+        Ok(judge::judge(&self.shared, &records, streams, &finals))
+    }
+}
+
+impl Drop for Soak {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
