@@ -6,9 +6,14 @@
 //! The other side of any shared memory is taken to be hostile and mortal at any
 //! instruction.
 
+pub mod death;
+pub mod domain;
 pub mod fabric;
 pub mod id;
 pub mod memory;
+pub mod monitor;
 pub mod ring;
+pub mod sandbox;
+pub mod waiting;
 
 pub use id::{Generation, ReplicaId, SLOTS, SlotId};

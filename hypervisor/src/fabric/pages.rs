@@ -284,17 +284,10 @@ impl ReplicaPage {
         self.memory.store(word::CRASH_LEN, reason.len() as u64);
         self.memory.store_release(word::CRASHED, 1);
     }
-
-    pub(crate) fn memory(&self) -> &ViewMut {
-        &self.memory
-    }
 }
 
 impl ReplicaPageView {
     const SLEEPING: usize = word::SLEEPING;
-
-    /// Offset of the robust futex word in the page's memory.
-    pub(crate) const LIFE: usize = word::LIFE;
 
     /// The published digests, by log index.
     #[must_use]
@@ -326,6 +319,7 @@ impl ReplicaPageView {
         Some(reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
     }
 
+    /// The robust futex word, see [`crate::death`].
     pub(crate) fn life_word(&self) -> &std::sync::atomic::AtomicU32 {
         self.memory.futex_word(word::LIFE)
     }

@@ -186,6 +186,12 @@ impl Receiver {
         Ok(false)
     }
 
+    /// Whether something is there to be received: a message, a part of one, or
+    /// an error.
+    pub fn has_more(&mut self) -> bool {
+        self.ring.has_more() || self.ring.look_at_producer().unwrap_or(true)
+    }
+
     /// Gives the room of what was received back. To be called after each round.
     /// Says whether the sender waits for room, that is, has to be woken.
     pub fn release(&mut self) -> bool {

@@ -1,0 +1,97 @@
+//! What the scheduler says about a process.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use rustix::process::Pid;
+
+use super::{DomainError, system};
+
+/// The scheduler's account of a process's main thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedSample {
+    /// The state letter of proc_pid_stat(5): `R` runnable, `S` sleeping, `D`
+    /// uninterruptible, `T` stopped, `Z` ended, ...
+    pub state: char,
+    /// Time it has run, in nanoseconds. While it runs the kernel brings this up to
+    /// date with every clock tick (1 to 10 ms).
+    pub on_cpu_ns: u64,
+    /// Time it has waited for a core, in nanoseconds. The current wait is added
+    /// when it ends.
+    pub runnable_wait_ns: u64,
+}
+
+/// Open files of a process under `/proc`: reading them anew is cheaper than
+/// opening them, and they can never come to mean another process.
+#[derive(Debug)]
+pub(super) struct SchedFiles {
+    stat: File,
+    /// Missing in kernels built without it.
+    schedstat: Option<File>,
+}
+
+impl SchedFiles {
+    pub(super) fn open(pid: Pid) -> Result<Self, DomainError> {
+        let stat =
+            File::open(format!("/proc/{pid}/stat")).map_err(system("open(/proc/PID/stat)"))?;
+        Ok(Self { stat, schedstat: File::open(format!("/proc/{pid}/schedstat")).ok() })
+    }
+
+    pub(super) fn sample(&self) -> Result<SchedSample, DomainError> {
+        let mut buffer = [0; 1024];
+        let len = self.stat.read_at(&mut buffer, 0).map_err(system("read(/proc/PID/stat)"))?;
+        let (state, ticks) = parse_stat(&buffer[..len]).ok_or(DomainError::Account("stat"))?;
+        let Some(schedstat) = &self.schedstat else {
+            let per_second = rustix::param::clock_ticks_per_second().max(1);
+            let on_cpu_ns = ticks.saturating_mul(1_000_000_000 / per_second);
+            return Ok(SchedSample { state, on_cpu_ns, runnable_wait_ns: 0 });
+        };
+        let len = schedstat.read_at(&mut buffer, 0).map_err(system("read(/proc/PID/schedstat)"))?;
+        let (on_cpu_ns, runnable_wait_ns) =
+            parse_schedstat(&buffer[..len]).ok_or(DomainError::Account("schedstat"))?;
+        Ok(SchedSample { state, on_cpu_ns, runnable_wait_ns })
+    }
+}
+
+/// State, and the sum of user and system time in ticks. The name before them is
+/// the process's own choice and may contain anything, even `)`.
+fn parse_stat(text: &[u8]) -> Option<(char, u64)> {
+    let end_of_name = text.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(&text[end_of_name + 1..]).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let user: u64 = fields.nth(10)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some((state, user.saturating_add(system)))
+}
+
+fn parse_schedstat(text: &[u8]) -> Option<(u64, u64)> {
+    let mut fields = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_cannot_deceive() {
+        let text = b"42 (a) R 0 (x) S 1 42 42 0 -1 4194560 90 0 0 0 7 5 0 0 20 0 1 0 100 200";
+        assert_eq!(parse_stat(text), Some(('S', 12)));
+        assert_eq!(parse_stat(b"42 (a) R 0"), None);
+        assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    fn schedstat_has_two_times() {
+        assert_eq!(parse_schedstat(b"123 45 6\n"), Some((123, 45)));
+        assert_eq!(parse_schedstat(b"123"), None);
+    }
+
+    #[test]
+    fn we_run_while_we_look() {
+        let files = SchedFiles::open(rustix::process::getpid()).unwrap();
+        // The test's main thread waits for us; any state is fine, but one there is.
+        assert!(files.sample().unwrap().state.is_ascii_alphabetic());
+    }
+}
