@@ -3,6 +3,7 @@
 //! plain Linux, and the harness of the integration tests.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod checker;
 pub mod client;
 pub mod history;

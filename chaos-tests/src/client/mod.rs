@@ -254,6 +254,17 @@ impl<T: Transport> Client<T> {
         }
     }
 
+    /// Whether [`Self::reply`] need not wait: a whole frame is here already, and
+    /// it is not a watch event.
+    #[must_use]
+    pub fn has_answer(&self) -> bool {
+        let have = &self.input[self.unread.clone()];
+        Header::decode(have).is_some_and(|header| {
+            header.kind != MessageType::WatchEvent.to_u32()
+                && have.len() - HEADER_LEN >= header.len as usize
+        })
+    }
+
     /// Sends one request and waits for its answer's payload.
     ///
     /// # Errors
