@@ -45,9 +45,6 @@ use types::Member;
 /// An input that killed this many primaries is quarantined.
 const STRIKES_TO_QUARANTINE: u32 = 2;
 
-/// Slots that a component has: seven replicas and a successor for one of them.
-const SLOTS: u8 = 8;
-
 /// Decides for one replica group.
 #[derive(Clone, Debug)]
 pub struct DecisionMaker {
@@ -145,7 +142,7 @@ impl DecisionMaker {
             Event::OperatorPromote { id } => self.operator_promote(id, &mut todo),
             Event::OperatorScale { replication_factor } => {
                 let here = self.members.values().filter(|m| m.standing.counts()).count();
-                let here = u8::try_from(here).unwrap_or(SLOTS);
+                let here = u8::try_from(here).unwrap_or(u8::MAX);
                 self.owed = replication_factor.saturating_sub(here);
                 self.policy.replication_factor = replication_factor;
                 self.reconcile(&mut todo);
@@ -378,7 +375,7 @@ impl DecisionMaker {
     }
 
     fn free_slot(&self) -> Option<SlotId> {
-        (0..SLOTS).map(SlotId).find(|slot| self.members.values().all(|m| m.slot != *slot))
+        SlotId::all().find(|slot| self.members.values().all(|m| m.slot != *slot))
     }
 }
 

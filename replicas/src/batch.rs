@@ -1,0 +1,93 @@
+//! The inputs that travel as one log entry.
+
+use state_machine::{CodecError, Input, InputNo, Reader};
+
+use crate::outbox::BatchNo;
+
+/// An input whose execution killed primaries: answered with an error.
+const QUARANTINED: u8 = 1;
+
+/// A batch that is being filled.
+#[derive(Debug, Default)]
+pub struct Batch {
+    no: BatchNo,
+    entry: Vec<u8>,
+    has_command: bool,
+}
+
+impl Batch {
+    /// The first batch of a promotion.
+    #[must_use]
+    pub fn first() -> Self {
+        Self { no: BatchNo(1), ..Self::default() }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn no(&self) -> BatchNo {
+        self.no
+    }
+
+    /// Bytes of the log entry so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entry.len()
+    }
+
+    /// Whether it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entry.is_empty()
+    }
+
+    /// Whether somebody waits for it to be logged. A batch of tentative inputs
+    /// alone may wait for company.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.has_command
+    }
+
+    /// Adds an applied input.
+    pub fn push(&mut self, no: InputNo, input: &Input<'_>, quarantined: bool, command: bool) {
+        self.entry.push(if quarantined { QUARANTINED } else { 0 });
+        input.encode(no, &mut self.entry);
+        self.has_command |= command;
+    }
+
+    /// Closes the batch and begins the next one; returns its number and entry.
+    pub fn take(&mut self) -> (BatchNo, Vec<u8>) {
+        let next = Self { no: BatchNo(self.no.0 + 1), ..Self::default() };
+        let full = std::mem::replace(self, next);
+        (full.no, full.entry)
+    }
+}
+
+/// One input out of a log entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logged<'a> {
+    /// Its number.
+    pub no: InputNo,
+    /// What it is.
+    pub input: Input<'a>,
+    /// Whether it is answered with an error instead of being executed.
+    pub quarantined: bool,
+}
+
+/// Reads the inputs of a log entry, in order.
+pub fn inputs(entry: &[u8]) -> impl Iterator<Item = Result<Logged<'_>, CodecError>> {
+    let mut reader = Reader::new(entry);
+    std::iter::from_fn(move || {
+        if reader.is_empty() {
+            return None;
+        }
+        let logged = (|| {
+            let quarantined = reader.u8()? == QUARANTINED;
+            let (no, input) = Input::decode(&mut reader)?;
+            Ok(Logged { no, input, quarantined })
+        })();
+        if logged.is_err() {
+            reader = Reader::new(&[]);
+        }
+        Some(logged)
+    })
+}

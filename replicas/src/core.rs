@@ -1,0 +1,653 @@
+//! One replica, without its I/O: a state machine, a consensus peer and an
+//! outbox. Events come in through methods, what is to be sent goes out through
+//! [`Link`]; the process runtime and a simulator drive the same code.
+//!
+//! ```text
+//!            Promote            leads           log finished, released
+//!  Standby ───────────▶ Campaigning ───▶ Finishing ───────────▶ Primary
+//!     ▲                                                            │ Drain
+//!     └──────────── Isolate (newer generation) ◀── Drained ◀── Draining
+//! ```
+//!
+//! The primary **applies before it proposes**. So an input that kills whoever
+//! applies it never gets into the log, and a standby only ever applies what a
+//! primary survived. The price: the primary's state runs ahead of the log, so a
+//! primary that loses its lead without having drained must stop
+//! ([`Fatal::Deposed`]) and be built anew.
+//!
+//! What leaves before it is logged: nothing but replies to tentative inputs
+//! (requests inside an open transaction), which reveal only what the
+//! transaction itself did on top of a snapshot that *was* released. Should the
+//! primary die, the same inputs are still in the intake and yield the same
+//! replies.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use consensus::{Change, LogIndex, LogStore, Peer, PeerId, Role as PeerRole};
+use hypervisor::{Generation, ReplicaId};
+use state_machine::{Class, Digest, Input, InputNo, Numbered, Output, StateMachine};
+
+use crate::batch::{self, Batch};
+use crate::error::Fatal;
+use crate::frozen::{self, Frozen, Purpose};
+use crate::outbox::{BatchNo, Emission, Outbox, Watermarks};
+use crate::protocol::{FromReplica, ToReplica, peer_id, replica_id};
+
+/// A batch is closed when its entry reaches this size.
+const BATCH_BYTES: usize = 64 * 1024;
+/// No new inputs are taken while this much waits in the outbox.
+const OUTBOX_BYTES: usize = 8 * 1024 * 1024;
+/// No new inputs are taken while this many batches are not yet released.
+const BATCHES_IN_FLIGHT: usize = 256;
+/// A learner this close to the end of the log counts as caught up.
+const CAUGHT_UP_ENTRIES: u64 = 32;
+/// Ticks after which a campaign without an outcome is repeated.
+const CAMPAIGN_TICKS: u32 = 2;
+/// Digests are published at log indexes divisible by this, so that replicas
+/// publish at the same ones.
+const DIGEST_EVERY: u64 = 16;
+
+/// Where a replica sends what it has to say.
+pub trait Link {
+    /// Sends a [`FromReplica`] message, encoded.
+    fn to_host(&mut self, bytes: &[u8]);
+    /// Sends a consensus message.
+    fn to_peer(&mut self, to: ReplicaId, bytes: Vec<u8>);
+    /// Shows the digest of the state after the log entry `index`.
+    fn show_digest(&mut self, index: LogIndex, digest: Digest);
+}
+
+/// The part that a replica plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Follows.
+    Standby,
+    /// Wants to lead.
+    Campaigning,
+    /// Leads; serves once everything up to `barrier` is applied and released.
+    Finishing {
+        /// The first entry of its own term.
+        barrier: LogIndex,
+    },
+    /// Serves.
+    Primary,
+    /// Finishes what it has begun.
+    Draining,
+    /// Has handed over.
+    Drained,
+}
+
+/// What the outside may know of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The generation it follows.
+    pub generation: Generation,
+    /// Its part.
+    pub role: Role,
+    /// Last input applied.
+    pub last_input: InputNo,
+    /// Last log entry whose inputs are applied.
+    pub applied: LogIndex,
+    /// Last log entry known to be committed.
+    pub commit: LogIndex,
+    /// End of the log.
+    pub last_index: LogIndex,
+    /// Term of the end of the log.
+    pub last_term: u64,
+}
+
+/// See the module.
+pub struct Replica<M: StateMachine> {
+    id: ReplicaId,
+    peer: Peer,
+    machine: Numbered<M>,
+    generation: Generation,
+    role: Role,
+    quarantine: BTreeSet<InputNo>,
+    batch: Batch,
+    /// Newest batch that holds a command: what a query has seen.
+    last_command: BatchNo,
+    /// Batches proposed and not yet released, with their place in the log.
+    in_flight: VecDeque<(BatchNo, LogIndex)>,
+    /// Last entry whose inputs are in the state.
+    applied: LogIndex,
+    outbox: Outbox,
+    changes: VecDeque<Change>,
+    learners_behind: BTreeSet<ReplicaId>,
+    membership_changed: bool,
+    freeze_wanted: Option<Purpose>,
+    /// An encoded snapshot of state that is not committed yet.
+    early_snapshot: Option<(LogIndex, Vec<u8>)>,
+    campaign_ticks: u32,
+    became_primary: bool,
+    commit_announced: LogIndex,
+    scratch: Vec<Output>,
+}
+
+/// Encodes what the outbox lets go and sends it to the host.
+fn emitter<'a>(
+    link: &'a mut dyn Link,
+    generation: Generation,
+) -> impl FnMut(Emission<'_>) + use<'a> {
+    let mut bytes = Vec::with_capacity(256);
+    move |emission| {
+        bytes.clear();
+        match emission {
+            Emission::Output(output) => {
+                FromReplica::encode_output(output, generation, &mut bytes);
+            }
+            Emission::Done(no) => FromReplica::Released(no).encode(generation, &mut bytes),
+        }
+        link.to_host(&bytes);
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// A replica around a peer that was bootstrapped, joins, or was recovered.
+    /// A recovered peer's snapshot and log come back through [`Self::turn`].
+    #[must_use]
+    pub fn new(id: ReplicaId, peer: Peer) -> Self {
+        Self {
+            id,
+            peer,
+            machine: Numbered::default(),
+            generation: Generation(0),
+            role: Role::Standby,
+            quarantine: BTreeSet::new(),
+            batch: Batch::first(),
+            last_command: BatchNo(0),
+            in_flight: VecDeque::new(),
+            applied: LogIndex(0),
+            outbox: Outbox::default(),
+            changes: VecDeque::new(),
+            learners_behind: BTreeSet::new(),
+            membership_changed: false,
+            freeze_wanted: None,
+            early_snapshot: None,
+            campaign_ticks: 0,
+            became_primary: false,
+            commit_announced: LogIndex(0),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// What the outside may know.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let status = self.peer.status();
+        Progress {
+            generation: self.generation,
+            role: self.role,
+            last_input: self.machine.last_input(),
+            applied: self.applied,
+            commit: status.commit,
+            last_index: status.last_index,
+            last_term: status.last_term.0,
+        }
+    }
+
+    /// The part it plays.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The machine, for scrubbing and fault injection.
+    pub fn machine_mut(&mut self) -> &mut M {
+        self.machine.machine_mut()
+    }
+
+    /// Whether something is unreleased, so that waiting for it is worth a spin.
+    #[must_use]
+    pub fn is_waiting_for_peers(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// Whether the replica has just become primary: the intake is to be read
+    /// anew from its oldest input.
+    pub fn take_became_primary(&mut self) -> bool {
+        std::mem::take(&mut self.became_primary)
+    }
+
+    /// Whether the next input may be given.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        self.role == Role::Primary
+            && self.batch.len() < BATCH_BYTES
+            && self.in_flight.len() < BATCHES_IN_FLIGHT
+            && self.outbox.bytes() < OUTBOX_BYTES
+    }
+
+    /// Whether executing this input is forbidden.
+    #[must_use]
+    pub fn is_quarantined(&self, no: InputNo) -> bool {
+        self.quarantine.contains(&no)
+    }
+
+    /// Takes a message of the host.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the replica must stop.
+    pub fn on_control(&mut self, message: ToReplica) -> Result<(), Fatal> {
+        match message {
+            ToReplica::Isolate { generation, fenced } => self.isolate(generation, &fenced)?,
+            ToReplica::Promote { generation, quarantine } if generation == self.generation => {
+                self.quarantine = quarantine.into_iter().collect();
+                self.role = Role::Campaigning;
+                self.campaign_ticks = 0;
+                self.peer.campaign()?;
+            }
+            ToReplica::Drain if self.role == Role::Primary => self.role = Role::Draining,
+            ToReplica::AddLearner(id) => {
+                self.learners_behind.insert(id);
+                self.changes.push_back(Change::AddLearner(peer_id(id)));
+            }
+            ToReplica::AddVoter(id) => {
+                self.changes.push_back(Change::PromoteToVoter(peer_id(id)));
+            }
+            ToReplica::Remove(id) => {
+                self.learners_behind.remove(&id);
+                self.changes.push_back(Change::Remove(peer_id(id)));
+            }
+            ToReplica::Export { ticket } => self.freeze_wanted = Some(Purpose::Export { ticket }),
+            ToReplica::Corrupt { seed } => self.machine.machine_mut().flip_bit(seed),
+            // The runtime's own, or out of date.
+            ToReplica::Introduce { .. }
+            | ToReplica::Slow { .. }
+            | ToReplica::Promote { .. }
+            | ToReplica::Drain => {}
+        }
+        Ok(())
+    }
+
+    fn isolate(&mut self, generation: Generation, fenced: &[ReplicaId]) -> Result<(), Fatal> {
+        let dead: Vec<PeerId> = fenced.iter().map(|id| peer_id(*id)).collect();
+        for id in fenced {
+            self.learners_behind.remove(id);
+        }
+        self.peer.fence(&dead)?;
+        self.membership_changed = true;
+        if generation > self.generation {
+            match self.role {
+                // It was fenced without being dead: its state is ahead of the log.
+                Role::Primary | Role::Draining => return Err(Fatal::Deposed),
+                Role::Standby | Role::Campaigning | Role::Finishing { .. } | Role::Drained => {}
+            }
+            self.role = Role::Standby;
+            self.generation = generation;
+            self.changes.clear();
+        }
+        Ok(())
+    }
+
+    /// Takes a consensus message of another replica. What makes no sense is
+    /// dropped: consensus repeats what matters.
+    pub fn on_peer(&mut self, from: ReplicaId, bytes: &[u8]) {
+        if let Err(error) = self.peer.step(peer_id(from), bytes) {
+            tracing::debug!(%from, %error, "dropped a message of a peer");
+        }
+    }
+
+    /// A tick of the consensus clock.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the replica must stop.
+    pub fn tick(&mut self) -> Result<(), Fatal> {
+        self.peer.tick();
+        if self.role == Role::Campaigning {
+            self.campaign_ticks += 1;
+            if self.campaign_ticks >= CAMPAIGN_TICKS {
+                self.campaign_ticks = 0;
+                self.peer.campaign()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As primary: takes the next input of the intake.
+    ///
+    /// # Errors
+    /// [`Fatal::Corruption`] when the state is not what it should be.
+    pub fn on_input(
+        &mut self,
+        no: InputNo,
+        input: &Input<'_>,
+        link: &mut dyn Link,
+    ) -> Result<(), Fatal> {
+        debug_assert_eq!(self.role, Role::Primary);
+        let quarantined = self.is_quarantined(no);
+        let class = M::classify(input);
+        let mut emit = emitter(link, self.generation);
+        if class == Class::Query && !quarantined {
+            self.machine.query(no, input, &mut self.scratch)?;
+            for output in self.scratch.drain(..) {
+                self.outbox.answer(self.last_command, output, &mut emit);
+            }
+            self.outbox.done(self.last_command, no, &mut emit);
+            return Ok(());
+        }
+        let batch = self.batch.no();
+        if !self.machine.apply(no, input, quarantined, &mut self.scratch)? {
+            // Applied before the promotion: its outputs were kept.
+            self.outbox.done(BatchNo(0), no, &mut emit);
+            return Ok(());
+        }
+        let tentative = class == Class::Tentative && !quarantined;
+        self.batch.push(no, input, quarantined, !tentative);
+        for output in self.scratch.drain(..) {
+            self.outbox.logged(batch, tentative, output, &mut emit);
+        }
+        self.outbox.done(batch, no, &mut emit);
+        if !tentative {
+            self.last_command = batch;
+        }
+        Ok(())
+    }
+
+    /// Whether the inputs at hand should be proposed now rather than wait for
+    /// more.
+    fn batch_is_due(&self, idle: bool) -> bool {
+        !self.batch.is_empty()
+            && (idle || self.batch.is_urgent() || self.batch.len() >= BATCH_BYTES)
+    }
+
+    /// Proposes, persists, sends, applies, releases. Call it after events were
+    /// given; with `idle` when the replica would otherwise go to sleep. Returns
+    /// whether anything moved.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the replica must stop.
+    pub fn turn(
+        &mut self,
+        store: &mut dyn LogStore,
+        watermarks: Watermarks,
+        idle: bool,
+        link: &mut dyn Link,
+    ) -> Result<bool, Fatal> {
+        let mut moved = false;
+        if self.batch_is_due(idle) && self.leads() {
+            moved |= self.propose(link)?;
+        }
+        self.outbox.prune(watermarks);
+        self.request_change();
+        if idle && self.leads() {
+            let commit = self.peer.status().commit;
+            if commit > self.commit_announced {
+                self.commit_announced = commit;
+                self.peer.announce_commit();
+            }
+        }
+        let actions = self.peer.poll(store)?;
+        if let Some((index, bytes)) = actions.install {
+            self.install(index, &bytes)?;
+            moved = true;
+        }
+        for (to, bytes) in actions.messages {
+            link.to_peer(replica_id(to), bytes);
+            moved = true;
+        }
+        for entry in actions.committed {
+            moved = true;
+            self.commit(entry.index, &entry.data, link)?;
+        }
+        if let Some(role) = actions.role {
+            self.peer_role(role)?;
+        }
+        if actions.snapshot_wanted && self.freeze_wanted.is_none() {
+            self.freeze_wanted = Some(Purpose::Log);
+        }
+        self.offer_early_snapshot();
+        moved |= self.release(link)?;
+        self.tell_host(link);
+        Ok(moved)
+    }
+
+    fn leads(&self) -> bool {
+        matches!(self.role, Role::Primary | Role::Draining)
+    }
+
+    fn propose(&mut self, link: &mut dyn Link) -> Result<bool, Fatal> {
+        if !self.peer.may_propose() {
+            return Ok(false);
+        }
+        let (no, entry) = self.batch.take();
+        let index = self.peer.propose(entry).map_err(|_| Fatal::Deposed)?;
+        self.in_flight.push_back((no, index));
+        self.applied = index;
+        self.show_digest(index.0 % DIGEST_EVERY == 0, link);
+        Ok(true)
+    }
+
+    fn show_digest(&self, due: bool, link: &mut dyn Link) {
+        if due && self.batch.is_empty() {
+            link.show_digest(self.applied, self.machine.digest());
+        }
+    }
+
+    /// Shows the digest of the state as it stands; for when nothing is going on.
+    pub fn show_digest_now(&self, link: &mut dyn Link) {
+        self.show_digest(true, link);
+    }
+
+    fn install(&mut self, index: LogIndex, bytes: &[u8]) -> Result<(), Fatal> {
+        let (kept, machine) = frozen::restore(bytes)?;
+        self.outbox = Outbox::from_kept(kept);
+        self.machine = machine;
+        self.applied = index;
+        self.peer.applied(index);
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        index: LogIndex,
+        entry: &[u8],
+        link: &mut dyn Link,
+    ) -> Result<(), Fatal> {
+        if entry.is_empty() {
+            self.membership_changed = true;
+        }
+        if !self.leads() {
+            for logged in batch::inputs(entry) {
+                let logged = logged?;
+                self.machine.apply(
+                    logged.no,
+                    &logged.input,
+                    logged.quarantined,
+                    &mut self.scratch,
+                )?;
+                for output in self.scratch.drain(..) {
+                    self.outbox.keep(output);
+                }
+            }
+        }
+        // As primary, the state has these inputs already.
+        self.applied = self.applied.max(index);
+        self.peer.applied(index);
+        if !self.leads() {
+            self.show_digest(index.0 % DIGEST_EVERY == 0, link);
+        }
+        Ok(())
+    }
+
+    fn peer_role(&mut self, role: PeerRole) -> Result<(), Fatal> {
+        match (role, self.role) {
+            (PeerRole::Leader, Role::Campaigning) => {
+                let barrier = self.peer.status().last_index;
+                self.role = Role::Finishing { barrier };
+            }
+            (PeerRole::Leader, _) => {}
+            (_, Role::Primary | Role::Draining) => return Err(Fatal::Deposed),
+            (_, Role::Finishing { .. }) => self.role = Role::Campaigning,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Lets go what the acknowledgement policy allows.
+    fn release(&mut self, link: &mut dyn Link) -> Result<bool, Fatal> {
+        let released = self.peer.released();
+        let mut newest = None;
+        while self.in_flight.front().is_some_and(|(_, index)| *index <= released) {
+            newest = self.in_flight.pop_front().map(|(batch, _)| batch);
+        }
+        if let Some(batch) = newest {
+            self.outbox.release_through(batch, &mut emitter(link, self.generation));
+        }
+        match self.role {
+            Role::Finishing { barrier } if released >= barrier && self.applied >= barrier => {
+                self.begin_primary(link);
+                return Ok(true);
+            }
+            Role::Draining
+                if self.batch.is_empty()
+                    && self.in_flight.is_empty()
+                    && self.outbox.nothing_held() =>
+            {
+                self.role = Role::Drained;
+                self.say(&FromReplica::Drained, link);
+            }
+            _ => {}
+        }
+        Ok(newest.is_some())
+    }
+
+    /// Everything in the log is applied and released: say so, emit again what
+    /// the host may have missed, and read the intake from its oldest input.
+    fn begin_primary(&mut self, link: &mut dyn Link) {
+        self.role = Role::Primary;
+        self.became_primary = true;
+        self.batch = Batch::first();
+        self.last_command = BatchNo(0);
+        self.in_flight.clear();
+        self.membership_changed = true;
+        self.say(&FromReplica::Promoted { last_input: self.machine.last_input() }, link);
+        self.outbox.emit_again(&mut emitter(link, self.generation));
+    }
+
+    fn say(&self, message: &FromReplica, link: &mut dyn Link) {
+        let mut bytes = Vec::new();
+        message.encode(self.generation, &mut bytes);
+        link.to_host(&bytes);
+    }
+
+    /// Tells the host about membership and learners, as primary.
+    fn tell_host(&mut self, link: &mut dyn Link) {
+        if !self.leads() {
+            return;
+        }
+        if std::mem::take(&mut self.membership_changed) {
+            let status = self.peer.status();
+            let ids = |peers: &[PeerId]| peers.iter().map(|id| replica_id(*id)).collect();
+            let message = FromReplica::Membership {
+                voters: ids(&status.voters),
+                learners: ids(&status.learners),
+            };
+            self.say(&message, link);
+        }
+        if self.learners_behind.is_empty() {
+            return;
+        }
+        let end = self.peer.status().last_index.0;
+        let close: Vec<_> = self
+            .learners_behind
+            .iter()
+            .copied()
+            .filter(|id| {
+                self.peer
+                    .learner_progress(peer_id(*id))
+                    .is_some_and(|matched| matched.0 > 0 && matched.0 + CAUGHT_UP_ENTRIES >= end)
+            })
+            .collect();
+        for id in close {
+            self.learners_behind.remove(&id);
+            self.say(&FromReplica::CaughtUp(id), link);
+        }
+    }
+
+    /// Proposes the next membership change; one at a time, in order. What is
+    /// refused because another is under way is asked again in a later turn.
+    fn request_change(&mut self) {
+        if !self.leads() {
+            return;
+        }
+        let Some(change) = self.changes.front() else { return };
+        match self.peer.change(change.clone()) {
+            Ok(_) => {
+                self.changes.pop_front();
+            }
+            Err(error) if error.is_temporary() => {}
+            Err(error) => {
+                tracing::warn!(%error, "a membership change was refused");
+                self.changes.pop_front();
+                self.membership_changed = true;
+            }
+        }
+    }
+
+    /// The frozen state that is to be encoded, if a snapshot is wanted. Encoding
+    /// takes long and goes elsewhere; see [`Self::on_encoded`].
+    pub fn take_frozen(&mut self, watermarks: Watermarks) -> Option<Frozen<M>> {
+        if !self.batch.is_empty() {
+            return None;
+        }
+        let purpose = self.freeze_wanted.take()?;
+        Some(Frozen {
+            purpose,
+            index: self.applied,
+            undelivered: self.outbox.undelivered(watermarks),
+            numbered: self.machine.freeze(),
+        })
+    }
+
+    /// Asks for a snapshot of the own state, to shorten the log behind it.
+    pub fn want_snapshot(&mut self) {
+        self.freeze_wanted.get_or_insert(Purpose::Log);
+    }
+
+    /// Takes an encoded snapshot back.
+    pub fn on_encoded(
+        &mut self,
+        purpose: Purpose,
+        index: LogIndex,
+        bytes: Vec<u8>,
+        link: &mut dyn Link,
+    ) {
+        match purpose {
+            Purpose::Log => self.early_snapshot = Some((index, bytes)),
+            Purpose::Export { ticket } => {
+                self.say(&FromReplica::Exported { ticket, snapshot: bytes }, link);
+            }
+        }
+    }
+
+    /// The primary's state runs ahead of the log: a snapshot of it counts only
+    /// once the log has caught up.
+    fn offer_early_snapshot(&mut self) {
+        let commit = self.peer.status().commit;
+        if self.early_snapshot.as_ref().is_some_and(|(index, _)| *index <= commit)
+            && let Some((index, bytes)) = self.early_snapshot.take()
+        {
+            self.peer.offer_snapshot(index, bytes);
+        }
+    }
+
+    /// Entries in the log behind the last applied one.
+    #[must_use]
+    pub fn log_len(&self) -> u64 {
+        let status = self.peer.status();
+        status.last_index.0.saturating_sub(status.first_index.0)
+    }
+
+    /// Drops log entries that everybody has, but for a tail of `keep`.
+    pub fn compact(&mut self, keep: u64) {
+        let through = self.applied.0.min(self.peer.status().commit.0).saturating_sub(keep);
+        self.peer.compact(LogIndex(through));
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> ReplicaId {
+        self.id
+    }
+}

@@ -1,0 +1,215 @@
+//! Outputs between the moment they are made and the moment they are delivered.
+//!
+//! As primary, an output is *held* until the acknowledgement policy releases
+//! the batch it belongs to; then it is emitted and *kept* until the host says
+//! that it was delivered. As standby, it is kept at once. What is kept is
+//! emitted again by a new primary; the host drops what it had already.
+//!
+//! Invariants:
+//! - Outputs to one connection leave in the order in which they were made.
+//! - `Done(n)` leaves after every output of inputs up to `n`: when the host has
+//!   read it, nothing of them is missing.
+//! - The answer to a query is never kept: a new primary answers it anew.
+
+use std::collections::VecDeque;
+
+use state_machine::{ConnId, InputNo, Output, OutputNo};
+
+/// Number of a batch of inputs that is proposed as one log entry; starts over
+/// with each promotion. 0 is released from the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BatchNo(pub u64);
+
+/// What leaves the outbox, in order.
+#[derive(Debug)]
+pub enum Emission<'a> {
+    /// An output.
+    Output(&'a Output),
+    /// All inputs up to this one are answered.
+    Done(InputNo),
+}
+
+#[derive(Debug)]
+enum Item {
+    /// Output of a logged input.
+    Logged(Output),
+    /// Answer to a query.
+    Answer(Output),
+    Done(InputNo),
+}
+
+#[derive(Debug)]
+struct Held {
+    release: BatchNo,
+    item: Item,
+}
+
+/// Up to where the host has delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Every input up to this one is answered.
+    pub freed_input: InputNo,
+    /// Every event and effect up to this one is delivered.
+    pub delivered_output: OutputNo,
+}
+
+impl Watermarks {
+    fn passed(&self, output: &Output) -> bool {
+        match output {
+            Output::Reply { input, .. } => *input <= self.freed_input,
+            Output::Event { no, .. } | Output::Effect { no, .. } => *no <= self.delivered_output,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    held: VecDeque<Held>,
+    kept: VecDeque<Output>,
+    released: BatchNo,
+    bytes: usize,
+}
+
+fn conn_of(output: &Output) -> Option<ConnId> {
+    match output {
+        Output::Reply { conn, .. } | Output::Event { conn, .. } => Some(*conn),
+        Output::Effect { .. } => None,
+    }
+}
+
+/// Memory of an output beyond its payload, for the bound.
+const OUTPUT_OVERHEAD_BYTES: usize = 64;
+
+impl Outbox {
+    /// What a joining replica starts from.
+    #[must_use]
+    pub fn from_kept(outputs: Vec<Output>) -> Self {
+        let bytes = outputs.iter().map(|o| o.payload_len() + OUTPUT_OVERHEAD_BYTES).sum();
+        Self { kept: outputs.into(), bytes, ..Self::default() }
+    }
+
+    /// Bytes of memory that wait here, for the bound on new inputs.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing waits for its release.
+    #[must_use]
+    pub fn nothing_held(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// As standby: keeps an output.
+    pub fn keep(&mut self, output: Output) {
+        self.bytes += output.payload_len() + OUTPUT_OVERHEAD_BYTES;
+        self.kept.push_back(output);
+    }
+
+    /// Whether an output to the same connection waits, which this one must not
+    /// overtake.
+    fn must_queue(&self, output: &Output) -> bool {
+        /// Beyond this it is cheaper to queue than to look.
+        const LOOK_AT: usize = 64;
+        self.held.len() > LOOK_AT
+            || self.held.iter().any(|held| match &held.item {
+                Item::Logged(other) | Item::Answer(other) => conn_of(other) == conn_of(output),
+                Item::Done(_) => false,
+            })
+    }
+
+    /// As primary: takes an output of a logged input; it leaves with `release`,
+    /// or at once when it is `tentative`.
+    pub fn logged(
+        &mut self,
+        release: BatchNo,
+        tentative: bool,
+        output: Output,
+        emit: &mut dyn FnMut(Emission<'_>),
+    ) {
+        if tentative && matches!(output, Output::Reply { .. }) && !self.must_queue(&output) {
+            emit(Emission::Output(&output));
+            self.keep(output);
+        } else {
+            self.bytes += output.payload_len() + OUTPUT_OVERHEAD_BYTES;
+            self.held.push_back(Held { release, item: Item::Logged(output) });
+        }
+    }
+
+    /// As primary: takes the answer to a query that saw the state of `release`.
+    pub fn answer(
+        &mut self,
+        release: BatchNo,
+        output: Output,
+        emit: &mut dyn FnMut(Emission<'_>),
+    ) {
+        if release <= self.released && !self.must_queue(&output) {
+            emit(Emission::Output(&output));
+        } else {
+            self.bytes += output.payload_len() + OUTPUT_OVERHEAD_BYTES;
+            self.held.push_back(Held { release, item: Item::Answer(output) });
+        }
+    }
+
+    /// As primary: every output of `no` has been taken.
+    pub fn done(&mut self, release: BatchNo, no: InputNo, emit: &mut dyn FnMut(Emission<'_>)) {
+        if release <= self.released && self.held.is_empty() {
+            emit(Emission::Done(no));
+        } else {
+            self.held.push_back(Held { release, item: Item::Done(no) });
+        }
+    }
+
+    /// Lets everything leave that waited for batches up to `batch`.
+    pub fn release_through(&mut self, batch: BatchNo, emit: &mut dyn FnMut(Emission<'_>)) {
+        self.released = self.released.max(batch);
+        let mut done = None;
+        while self.held.front().is_some_and(|held| held.release <= self.released) {
+            let Some(held) = self.held.pop_front() else { break };
+            match held.item {
+                Item::Logged(output) => {
+                    emit(Emission::Output(&output));
+                    self.kept.push_back(output);
+                }
+                Item::Answer(output) => {
+                    self.bytes -= output.payload_len() + OUTPUT_OVERHEAD_BYTES;
+                    emit(Emission::Output(&output));
+                }
+                Item::Done(no) => done = Some(no),
+            }
+        }
+        // One note for the whole run: everything up to the newest is out.
+        if let Some(no) = done {
+            emit(Emission::Done(no));
+        }
+    }
+
+    /// Forgets what the host has delivered.
+    pub fn prune(&mut self, watermarks: Watermarks) {
+        while self.kept.front().is_some_and(|output| watermarks.passed(output)) {
+            if let Some(output) = self.kept.pop_front() {
+                self.bytes -= output.payload_len() + OUTPUT_OVERHEAD_BYTES;
+            }
+        }
+    }
+
+    /// On promotion: everything kept leaves again, and batch numbers start over.
+    pub fn emit_again(&mut self, emit: &mut dyn FnMut(Emission<'_>)) {
+        debug_assert!(self.held.is_empty(), "only a primary holds");
+        self.released = BatchNo(0);
+        for output in &self.kept {
+            emit(Emission::Output(output));
+        }
+    }
+
+    /// What a joining replica must be able to emit: all that is not delivered.
+    #[must_use]
+    pub fn undelivered(&self, watermarks: Watermarks) -> Vec<Output> {
+        let held = self.held.iter().filter_map(|held| match &held.item {
+            Item::Logged(output) => Some(output),
+            Item::Answer(_) | Item::Done(_) => None,
+        });
+        self.kept.iter().chain(held).filter(|o| !watermarks.passed(o)).cloned().collect()
+    }
+}

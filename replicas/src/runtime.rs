@@ -1,0 +1,402 @@
+//! A replica as a process: the rings, the clock and the waiting around
+//! [`crate::core::Replica`].
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use consensus::{LogIndex, LogStore};
+use hypervisor::fabric::{DigestRecord, ReplicaFabric, Role as PageRole};
+use hypervisor::waiting::Spinner;
+use hypervisor::{ReplicaId, SlotId};
+use state_machine::{Digest, Input, InputNo, OutputNo, Reader, ScrubProgress, StateMachine};
+
+use crate::core::{Link, Replica, Role};
+use crate::encoder::Encoder;
+use crate::error::Fatal;
+use crate::outbox::Watermarks;
+use crate::protocol::ToReplica;
+use crate::spec::ReplicaSpec;
+
+/// Inputs taken in one turn, so that answers are not held up by a long queue.
+const INPUTS_PER_TURN: usize = 64;
+/// Messages of one peer taken in one turn.
+const MESSAGES_PER_TURN: usize = 64;
+/// No inputs are taken while this much waits for the host to read.
+const OUTPUT_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+/// A volatile log longer than this is shortened.
+const LOG_ENTRIES_MAX: u64 = 16_384;
+/// What a shortened log keeps, so that a peer that is a little behind needs no
+/// snapshot.
+const LOG_ENTRIES_KEPT: u64 = 4_096;
+/// How often a sender looks for room in a full ring.
+const BACKLOG_POLL: Duration = Duration::from_micros(200);
+/// Items checked in the smallest and the largest slice of scrubbing.
+const SCRUB_BUDGETS: (usize, usize) = (64, 2_048);
+/// Slices in which a pass of scrubbing should be done.
+const SCRUB_SLICES: u32 = 20;
+
+/// [`Link`] over the rings. What is sent is shown to the receivers, and they are
+/// woken, by [`Runtime::flush`].
+struct RingLink<'a> {
+    fabric: &'a mut ReplicaFabric,
+    slots: &'a BTreeMap<ReplicaId, SlotId>,
+}
+
+impl Link for RingLink<'_> {
+    fn to_host(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.fabric.outputs().send(bytes) {
+            // Inputs are not taken long before the backlog is full, and losing
+            // an output is not an option.
+            panic!("output to the host: {error}");
+        }
+    }
+
+    fn to_peer(&mut self, to: ReplicaId, bytes: Vec<u8>) {
+        let Some(&slot) = self.slots.get(&to) else { return };
+        let Some(sender) = self.fabric.peer_tx(slot) else { return };
+        if let Err(error) = sender.send(&bytes) {
+            // Consensus repeats what matters.
+            tracing::debug!(peer = %to, %error, "a message was not sent");
+        }
+    }
+
+    fn show_digest(&mut self, index: LogIndex, digest: Digest) {
+        let record = DigestRecord { log_index: index.0, digest: digest.0 };
+        self.fabric.page().publish_digest(record);
+    }
+}
+
+/// Checks the state bit by bit, so fast that a pass takes about
+/// [`SCRUB_SLICES`] slices, within bounds.
+struct Scrubber {
+    budget: usize,
+    slices: u32,
+}
+
+impl Scrubber {
+    fn slice<M: StateMachine>(&mut self, machine: &mut M) -> Result<(), Fatal> {
+        self.slices += 1;
+        match machine.scrub(self.budget)? {
+            ScrubProgress::PassDone => {
+                if self.slices < SCRUB_SLICES / 4 {
+                    self.budget = (self.budget / 2).max(SCRUB_BUDGETS.0);
+                }
+                self.slices = 0;
+            }
+            ScrubProgress::Within if self.slices >= SCRUB_SLICES => {
+                self.budget = (self.budget * 2).min(SCRUB_BUDGETS.1);
+                self.slices = 0;
+            }
+            ScrubProgress::Within => {}
+        }
+        Ok(())
+    }
+}
+
+/// A running replica.
+pub(crate) struct Runtime<M: StateMachine> {
+    replica: Replica<M>,
+    fabric: ReplicaFabric,
+    store: Box<dyn LogStore>,
+    slots: BTreeMap<ReplicaId, SlotId>,
+    encoder: Encoder<M>,
+    encoding: bool,
+    durable: bool,
+    spinner: Spinner,
+    spin: Duration,
+    spin_unreleased: Duration,
+    beat: Duration,
+    next_beat: Instant,
+    scrubber: Scrubber,
+    slow: Duration,
+    buffer: Vec<u8>,
+}
+
+impl<M: StateMachine + 'static> Runtime<M> {
+    pub(crate) fn new(
+        spec: &ReplicaSpec,
+        replica: Replica<M>,
+        fabric: ReplicaFabric,
+        store: Box<dyn LogStore>,
+        encoder: Encoder<M>,
+    ) -> Self {
+        let mut runtime = Self {
+            replica,
+            fabric,
+            store,
+            slots: BTreeMap::new(),
+            encoder,
+            encoding: false,
+            durable: spec.storage != crate::spec::Storage::Volatile,
+            spinner: Spinner::default(),
+            spin: Duration::from_micros(spec.spin_us),
+            spin_unreleased: Duration::from_micros(spec.spin_unreleased_us),
+            beat: spec.beat(),
+            next_beat: Instant::now(),
+            scrubber: Scrubber { budget: SCRUB_BUDGETS.0, slices: 0 },
+            slow: Duration::ZERO,
+            buffer: Vec::new(),
+        };
+        for &(id, slot) in &spec.peers {
+            if let Some(slot) = SlotId::new(slot) {
+                runtime.introduce(ReplicaId(id), slot);
+            }
+        }
+        runtime
+    }
+
+    fn introduce(&mut self, id: ReplicaId, slot: SlotId) {
+        if slot != self.fabric.slot() && id != self.replica.id() {
+            self.slots.retain(|_, known| *known != slot);
+            self.slots.insert(id, slot);
+            self.fabric.bind_peer(slot, id);
+        }
+    }
+
+    /// Runs until something fatal happens.
+    pub(crate) fn run(mut self) -> Result<std::convert::Infallible, Fatal> {
+        loop {
+            self.fabric.page().beat();
+            let mut moved = self.hear()?;
+            moved |= self.take_inputs()?;
+            moved |= self.turn(false)?;
+            self.publish();
+            if !self.slow.is_zero() {
+                std::thread::sleep(self.slow);
+            }
+            if Instant::now() >= self.next_beat {
+                self.tick()?;
+            }
+            if moved {
+                self.spinner.reset();
+                continue;
+            }
+            let spin = if self.replica.is_waiting_for_peers() {
+                self.spin_unreleased
+            } else {
+                self.spin
+            };
+            if self.spinner.spin(spin) {
+                continue;
+            }
+            // About to sleep: what could wait for company waits no longer.
+            if self.turn(true)? {
+                continue;
+            }
+            self.show_digest();
+            self.publish();
+            self.sleep();
+        }
+    }
+
+    /// Takes what host and peers have sent.
+    fn hear(&mut self) -> Result<bool, Fatal> {
+        let mut moved = false;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        while receive(self.fabric.control(), &mut buffer)? {
+            moved = true;
+            self.on_control(ToReplica::decode(&buffer)?)?;
+        }
+        let peers: [Option<(ReplicaId, SlotId)>; hypervisor::SLOTS] = {
+            let mut slots = self.slots.iter();
+            std::array::from_fn(|_| slots.next().map(|(&id, &slot)| (id, slot)))
+        };
+        for (id, slot) in peers.into_iter().flatten() {
+            for _ in 0..MESSAGES_PER_TURN {
+                let Some(receiver) = self.fabric.peer_rx(slot) else { break };
+                match receiver.receive(&mut buffer) {
+                    Ok(true) => self.replica.on_peer(id, &buffer),
+                    Ok(false) => break,
+                    Err(error) => {
+                        // Its memory is its own affair; the host will find out.
+                        tracing::warn!(peer = %id, %error, "stopped reading a peer");
+                        self.fabric.unbind_peer(slot);
+                        self.slots.remove(&id);
+                        break;
+                    }
+                }
+                moved = true;
+            }
+            if let Some(receiver) = self.fabric.peer_rx(slot) {
+                receiver.release();
+            }
+        }
+        self.buffer = buffer;
+        Ok(moved)
+    }
+
+    fn on_control(&mut self, message: ToReplica) -> Result<(), Fatal> {
+        match &message {
+            ToReplica::Introduce { id, slot } => self.introduce(*id, *slot),
+            ToReplica::Slow { delay_us } => self.slow = Duration::from_micros(*delay_us),
+            ToReplica::Isolate { fenced, .. } => {
+                // From here on nothing of the dead is read.
+                for id in fenced {
+                    if let Some(slot) = self.slots.remove(id) {
+                        self.fabric.unbind_peer(slot);
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.replica.on_control(message)
+    }
+
+    fn take_inputs(&mut self) -> Result<bool, Fatal> {
+        if self.replica.take_became_primary() {
+            self.fabric.intake().seek_oldest();
+        }
+        let mut moved = false;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for _ in 0..INPUTS_PER_TURN {
+            if !self.replica.wants_input()
+                || self.fabric.outputs().backlog_bytes() > OUTPUT_BACKLOG_BYTES
+            {
+                break;
+            }
+            let next = self.fabric.intake().next(&mut buffer);
+            let Some(no) = next.map_err(|error| Fatal::Ring(format!("intake: {error}")))? else {
+                break;
+            };
+            moved = true;
+            let (_, input) = Input::decode(&mut Reader::new(&buffer))?;
+            self.apply(InputNo(no), &input)?;
+        }
+        self.buffer = buffer;
+        Ok(moved)
+    }
+
+    /// Applies an input; should it kill this process, the page tells which.
+    fn apply(&mut self, no: InputNo, input: &Input<'_>) -> Result<(), Fatal> {
+        self.fabric.page().set_applying_input(no.0);
+        if matches!(input, Input::Poison) && !self.replica.is_quarantined(no) {
+            self.fabric.page().mark_crashed(b"poisoned: applied an injected poison input");
+            std::process::abort();
+        }
+        let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
+        self.replica.on_input(no, input, &mut link)?;
+        self.fabric.page().set_applying_input(0);
+        Ok(())
+    }
+
+    fn watermarks(&self) -> Watermarks {
+        let page = self.fabric.host_page();
+        Watermarks {
+            freed_input: InputNo(page.freed_input()),
+            delivered_output: OutputNo(page.delivered_output()),
+        }
+    }
+
+    fn turn(&mut self, idle: bool) -> Result<bool, Fatal> {
+        let watermarks = self.watermarks();
+        let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
+        let moved = self.replica.turn(&mut *self.store, watermarks, idle, &mut link)?;
+        self.snapshots(watermarks);
+        self.flush();
+        Ok(moved)
+    }
+
+    /// Shows what was sent, and wakes those that sleep.
+    fn flush(&mut self) {
+        if self.fabric.outputs().flush() {
+            self.fabric.ring_host();
+        }
+        for slot in self.slots.values() {
+            if self.fabric.peer_tx(*slot).is_some_and(|sender| sender.flush()) {
+                self.fabric.ring_peer(*slot);
+            }
+        }
+    }
+
+    /// Has snapshots encoded elsewhere, and takes them back.
+    fn snapshots(&mut self, watermarks: Watermarks) {
+        if !self.encoding
+            && let Some(frozen) = self.replica.take_frozen(watermarks)
+        {
+            self.encoding = self.encoder.give(frozen);
+        }
+        if self.encoding
+            && let Some(encoded) = self.encoder.take()
+        {
+            self.encoding = false;
+            let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
+            self.replica.on_encoded(encoded.purpose, encoded.index, encoded.bytes, &mut link);
+        }
+    }
+
+    fn show_digest(&mut self) {
+        let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
+        self.replica.show_digest_now(&mut link);
+    }
+
+    /// What is done once a beat, however busy the replica is.
+    fn tick(&mut self) -> Result<(), Fatal> {
+        self.next_beat = Instant::now() + self.beat;
+        self.replica.tick()?;
+        self.scrubber.slice(self.replica.machine_mut())?;
+        if self.replica.log_len() > LOG_ENTRIES_MAX {
+            if self.durable {
+                self.replica.want_snapshot();
+            } else {
+                self.replica.compact(LOG_ENTRIES_KEPT);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the host where this replica stands. The generation goes last: with
+    /// it, the log's end is acknowledged.
+    fn publish(&self) {
+        let progress = self.replica.progress();
+        let page = self.fabric.page();
+        page.set_last_applied_input(progress.last_input.0);
+        page.set_last_log_index(progress.last_index.0);
+        page.set_last_log_term(progress.last_term);
+        page.set_commit_index(progress.commit.0);
+        page.set_applied_index(progress.applied.0);
+        page.set_role(match progress.role {
+            Role::Primary | Role::Draining => PageRole::Primary,
+            _ => PageRole::Standby,
+        });
+        if page.generation() != progress.generation {
+            page.set_generation(progress.generation);
+            self.fabric.ring_host();
+        }
+    }
+
+    fn has_backlog(&mut self) -> bool {
+        self.fabric.outputs().has_backlog()
+            || self
+                .slots
+                .values()
+                .any(|slot| self.fabric.peer_tx(*slot).is_some_and(|sender| sender.has_backlog()))
+    }
+
+    fn sleep(&mut self) {
+        let slots = &self.slots;
+        let wants_input = self.replica.wants_input();
+        let mut timeout = self.next_beat.saturating_duration_since(Instant::now());
+        if self.encoding || self.has_backlog() {
+            // Nobody rings for room in a ring, or for an encoded snapshot.
+            timeout = timeout.min(BACKLOG_POLL);
+        }
+        self.fabric.wait(timeout, |fabric| {
+            (wants_input && fabric.intake().has_more())
+                || fabric.control().has_more()
+                || slots.values().any(|slot| {
+                    fabric.peer_rx(*slot).is_some_and(|receiver| receiver.has_more())
+                })
+        });
+    }
+}
+
+fn receive(
+    receiver: &mut hypervisor::ring::Receiver,
+    buffer: &mut Vec<u8>,
+) -> Result<bool, Fatal> {
+    let received = receiver.receive(buffer).map_err(|error| Fatal::Ring(error.to_string()))?;
+    if !received {
+        receiver.release();
+    }
+    Ok(received)
+}

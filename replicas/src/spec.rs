@@ -1,0 +1,106 @@
+//! What a replica is told when it is spawned.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use consensus::AckPolicy;
+use hypervisor::{ReplicaId, SlotId};
+use serde::{Deserialize, Serialize};
+
+/// How a new replica gets its state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// Empty, as one of these founders.
+    Bootstrap {
+        /// All founders, itself included.
+        voters: Vec<u64>,
+    },
+    /// Empty, to be taught by the primary.
+    Join,
+    /// From its own disk.
+    Recover,
+}
+
+/// When a client is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ack {
+    /// Once every replica that is not fenced has the input.
+    AllLive,
+    /// Once a majority has it.
+    Quorum,
+}
+
+impl From<Ack> for AckPolicy {
+    fn from(ack: Ack) -> Self {
+        match ack {
+            Ack::AllLive => Self::AllLive,
+            Ack::Quorum => Self::Quorum,
+        }
+    }
+}
+
+/// Where a replica's log is, besides its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Storage {
+    /// Nowhere.
+    Volatile,
+    /// On disk: survives the death of all replicas.
+    Process {
+        /// The replica's own directory.
+        directory: PathBuf,
+    },
+    /// On disk and synced before the answer: survives a power failure.
+    Power {
+        /// The replica's own directory.
+        directory: PathBuf,
+    },
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaSpec {
+    /// Its id, never used before.
+    pub id: u64,
+    /// Its slot of the fabric.
+    pub slot: u8,
+    /// How it gets its state.
+    pub start: Start,
+    /// When a client is answered.
+    pub ack: Ack,
+    /// Where its log is.
+    pub storage: Storage,
+    /// How long it yields before it blocks, microseconds.
+    pub spin_us: u64,
+    /// How long it yields while a batch waits for other replicas, microseconds.
+    pub spin_unreleased_us: u64,
+    /// The longest time without a beat, milliseconds.
+    pub beat_ms: u64,
+    /// Silence after which raft elects by itself, milliseconds. The host decides
+    /// long before.
+    pub election_ms: u64,
+    /// The other replicas, as (id, slot).
+    pub peers: Vec<(u64, u8)>,
+}
+
+impl ReplicaSpec {
+    /// Its id.
+    #[must_use]
+    pub fn replica_id(&self) -> ReplicaId {
+        ReplicaId(self.id)
+    }
+
+    /// Its slot, if there is such a one.
+    #[must_use]
+    pub fn slot_id(&self) -> Option<SlotId> {
+        SlotId::new(self.slot)
+    }
+
+    /// The longest time without a beat.
+    #[must_use]
+    pub fn beat(&self) -> Duration {
+        Duration::from_millis(self.beat_ms)
+    }
+}

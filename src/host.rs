@@ -1,0 +1,50 @@
+//! The host daemon: one loop that numbers inputs, delivers outputs, and keeps
+//! the replica group alive.
+//!
+//! Everything on the way of a request happens in one thread: reading clients'
+//! sockets, the intake, the output ring, writing to clients. Starting processes,
+//! waiting for deaths and the control socket have threads of their own, which
+//! wake the loop.
+
+mod calls;
+mod failover;
+mod front;
+mod group;
+mod inlet;
+mod inner;
+mod launcher;
+mod ledger;
+mod looping;
+mod recovery;
+mod settings;
+mod waker;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::control::Listener;
+use crate::events::{Events, Tag};
+
+/// What the daemon is started with, besides its configuration.
+pub struct HostStart {
+    /// Where it logs.
+    pub events: Arc<Events>,
+    /// The bound control socket.
+    pub control: Listener,
+    /// Called once, when the component serves.
+    pub ready: Box<dyn FnOnce()>,
+}
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// When it cannot start; nothing of it is left running then.
+pub fn run(config: Config, start: HostStart) -> anyhow::Result<ExitCode> {
+    let events = Arc::clone(&start.events);
+    let mut host = looping::Host::new(config, start)?;
+    let outcome = host.run();
+    host.shut_down();
+    events.info(&[Tag::Host], "the daemon has ended");
+    outcome
+}

@@ -1,0 +1,368 @@
+//! The front door: clients' sockets on one side, inputs and outputs on the
+//! other.
+//!
+//! Per connection, the order of requests is the order of their numbers, and
+//! with one precaution also of their effects: a request that goes through the
+//! log is not handed in while a query of the same connection is unanswered.
+//! Otherwise a failover in between would answer that query from a state that
+//! has the later request in it.
+//!
+//! Everything here is bounded. A connection with too many requests under way,
+//! or whose client does not read, is not read from until that has changed; one
+//! that lets events pile up beyond the limit is closed. Nobody else waits.
+
+mod client;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hypervisor::ReplicaId;
+use rustix::event::epoll;
+use state_machine::{ConnId, DomId, Input};
+
+use super::inlet::Inlet;
+use crate::events::{Events, Tag};
+use client::{Client, Pumped};
+
+/// Bounds of the front door.
+#[derive(Clone, Copy, Debug)]
+pub struct FrontLimits {
+    /// Connections in all; further ones are closed at once.
+    pub max_connections: usize,
+    /// Unsent bytes at which a client is given up.
+    pub backlog_bytes: usize,
+    /// Requests under way from one connection of the control domain.
+    pub outstanding: u32,
+    /// Requests under way from one connection of a guest (Xen's quota
+    /// "outstanding").
+    pub guest_outstanding: u32,
+}
+
+/// What an epoll event is about; travels in its 64 bits of user data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// One of the loop's own descriptors, by number.
+    Loop(u32),
+    /// The process of a replica.
+    Replica(ReplicaId),
+    /// A listening socket, by the domain that its connections speak for.
+    Listener(DomId),
+    /// A connection.
+    Conn(ConnId),
+}
+
+impl Token {
+    const LOOP: u64 = 1 << 62;
+    const REPLICA: u64 = 1 << 61;
+    const LISTENER: u64 = 1 << 63;
+
+    /// The token as epoll's user data.
+    pub fn to_data(self) -> epoll::EventData {
+        epoll::EventData::new_u64(match self {
+            Self::Loop(number) => Self::LOOP | u64::from(number),
+            Self::Replica(id) => Self::REPLICA | id.0,
+            Self::Listener(domid) => Self::LISTENER | u64::from(domid.0),
+            Self::Conn(conn) => conn.0,
+        })
+    }
+
+    /// The token that [`Self::to_data`] made.
+    pub fn from_data(data: epoll::EventData) -> Self {
+        let word = data.u64();
+        if word & Self::LISTENER != 0 {
+            Self::Listener(DomId((word & 0xffff) as u16))
+        } else if word & Self::LOOP != 0 {
+            Self::Loop((word & 0xffff_ffff) as u32)
+        } else if word & Self::REPLICA != 0 {
+            Self::Replica(ReplicaId(word & !Self::REPLICA))
+        } else {
+            Self::Conn(ConnId(word))
+        }
+    }
+}
+
+/// The sockets of one component.
+pub struct Front {
+    epoll: Arc<OwnedFd>,
+    limits: FrontLimits,
+    events: Arc<Events>,
+    directory: PathBuf,
+    listeners: BTreeMap<DomId, UnixListener>,
+    clients: HashMap<ConnId, Client>,
+    next_conn: ConnId,
+    /// Clients with something to send.
+    unsent: Vec<ConnId>,
+    /// Clients whose next request could not be handed in when it came.
+    stalled: VecDeque<ConnId>,
+    /// Connections that ended, and for which the component was not told yet.
+    ended: VecDeque<ConnId>,
+    buffer: Box<[u8]>,
+}
+
+/// Bytes read from a socket at once.
+const READ_BYTES: usize = 64 * 1024;
+
+impl Front {
+    /// Sockets under `directory`; connections are numbered from `next_conn`.
+    pub fn new(
+        epoll: Arc<OwnedFd>,
+        directory: &Path,
+        limits: FrontLimits,
+        next_conn: ConnId,
+        events: Arc<Events>,
+    ) -> Self {
+        Self {
+            epoll,
+            limits,
+            events,
+            directory: directory.to_owned(),
+            listeners: BTreeMap::new(),
+            clients: HashMap::new(),
+            next_conn,
+            unsent: Vec::new(),
+            stalled: VecDeque::new(),
+            ended: VecDeque::new(),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+        }
+    }
+
+    /// Where connections of `domid` are accepted.
+    pub fn socket_path(&self, domid: DomId) -> PathBuf {
+        if domid == DomId(0) {
+            self.directory.join("socket")
+        } else {
+            self.directory.join("domains").join(format!("{domid}.socket"))
+        }
+    }
+
+    /// Connections now.
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Begins to accept connections that speak for `domid`.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn listen(&mut self, domid: DomId) -> std::io::Result<()> {
+        if self.listeners.contains_key(&domid) {
+            return Ok(());
+        }
+        let path = self.socket_path(domid);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        let flags = epoll::EventFlags::IN;
+        epoll::add(&*self.epoll, &listener, Token::Listener(domid).to_data(), flags)?;
+        self.listeners.insert(domid, listener);
+        Ok(())
+    }
+
+    /// Ends the listening for `domid` and closes its connections.
+    pub fn unlisten(&mut self, domid: DomId, inlet: &mut Inlet) {
+        if self.listeners.remove(&domid).is_some() {
+            // Nobody can connect any more: a leftover file is only untidy.
+            let _ = std::fs::remove_file(self.socket_path(domid));
+        }
+        let theirs: Vec<_> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.domid() == domid)
+            .map(|(&conn, _)| conn)
+            .collect();
+        for conn in theirs {
+            self.end(conn, inlet);
+        }
+    }
+
+    /// Closes every socket; for the end of the host.
+    pub fn close(&mut self) {
+        for (domid, _) in std::mem::take(&mut self.listeners) {
+            let _ = std::fs::remove_file(self.socket_path(domid));
+        }
+        self.clients.clear();
+    }
+
+    /// Takes the connections that wait at a listener.
+    pub fn accept(&mut self, domid: DomId, inlet: &mut Inlet) {
+        loop {
+            let Some(listener) = self.listeners.get(&domid) else { return };
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    self.events.warn(&[Tag::Client], format!("accept failed: {error}"));
+                    return;
+                }
+            };
+            if self.clients.len() >= self.limits.max_connections {
+                self.events.warn(
+                    &[Tag::Client],
+                    format!(
+                        "connection refused: max_connections = {} reached",
+                        self.limits.max_connections
+                    ),
+                );
+                continue;
+            }
+            let conn = self.next_conn;
+            self.next_conn = ConnId(conn.0 + 1);
+            match Client::new(conn, domid, stream, &self.epoll) {
+                Ok(client) => {
+                    self.clients.insert(conn, client);
+                    self.pump(conn, inlet);
+                }
+                Err(error) => {
+                    self.events.warn(&[Tag::Client], format!("connection {conn}: {error}"));
+                }
+            }
+        }
+    }
+
+    /// A connection has something to read, or room to write.
+    pub fn ready(&mut self, conn: ConnId, flags: epoll::EventFlags, inlet: &mut Inlet) {
+        if flags.contains(epoll::EventFlags::OUT) {
+            self.send(conn, inlet);
+        }
+        let failed = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
+        if flags.intersects(epoll::EventFlags::IN | failed) {
+            let Some(client) = self.clients.get_mut(&conn) else { return };
+            match client.read(&mut self.buffer, &self.epoll) {
+                Ok(()) => self.pump(conn, inlet),
+                Err(error) => {
+                    self.events.warn(&[Tag::Client], format!("connection {conn}: {error}"));
+                    self.end(conn, inlet);
+                }
+            }
+        }
+    }
+
+    /// Hands in what a connection has asked, as far as it may.
+    fn pump(&mut self, conn: ConnId, inlet: &mut Inlet) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let outstanding = match client.domid() {
+            DomId(0) => self.limits.outstanding,
+            _ => self.limits.guest_outstanding,
+        };
+        match client.pump(inlet, outstanding) {
+            // What a client asked before it hung up is still done.
+            Pumped::Done if client.has_hung_up() => {
+                self.end(conn, inlet);
+                return;
+            }
+            Pumped::Done | Pumped::Waits => {}
+            Pumped::IntakeFull => {
+                if client.mark_stalled() {
+                    self.stalled.push_back(conn);
+                }
+            }
+            Pumped::Broken(why) => {
+                self.events.warn(&[Tag::Client], format!("connection {conn} closed: {why}"));
+                self.end(conn, inlet);
+                return;
+            }
+        }
+        if client.has_unsent() && client.mark_unsent() {
+            self.unsent.push(conn);
+        }
+    }
+
+    /// Delivers an answer: one request fewer is under way.
+    pub fn answer(&mut self, conn: ConnId, query: bool, frame: &[u8], inlet: &mut Inlet) {
+        if let Some(client) = self.clients.get_mut(&conn) {
+            let goes_on = client.answered(query);
+            self.queue(conn, frame, inlet);
+            if goes_on {
+                self.pump(conn, inlet);
+            }
+        }
+    }
+
+    /// Delivers an event.
+    pub fn event(&mut self, conn: ConnId, frame: &[u8], inlet: &mut Inlet) {
+        self.queue(conn, frame, inlet);
+    }
+
+    fn queue(&mut self, conn: ConnId, frame: &[u8], inlet: &mut Inlet) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        client.queue(frame);
+        if client.unsent_bytes() > self.limits.backlog_bytes {
+            self.events.warn(
+                &[Tag::Client],
+                format!(
+                    "connection {conn} closed: it does not read, and {} bytes wait for it \
+                     (client_backlog_kib)",
+                    client.unsent_bytes()
+                ),
+            );
+            self.end(conn, inlet);
+            return;
+        }
+        if client.mark_unsent() {
+            self.unsent.push(conn);
+        }
+    }
+
+    /// Sends what was queued since the last time, one write a client.
+    pub fn flush(&mut self, inlet: &mut Inlet) -> bool {
+        if self.unsent.is_empty() {
+            return false;
+        }
+        let unsent = std::mem::take(&mut self.unsent);
+        for &conn in &unsent {
+            self.send(conn, inlet);
+        }
+        true
+    }
+
+    fn send(&mut self, conn: ConnId, inlet: &mut Inlet) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        match client.send(&self.epoll) {
+            Ok(goes_on) => {
+                if goes_on {
+                    self.pump(conn, inlet);
+                }
+            }
+            Err(_) => self.end(conn, inlet),
+        }
+    }
+
+    /// Tries again what the intake had no room for.
+    pub fn retry(&mut self, inlet: &mut Inlet) {
+        while let Some(&conn) = self.ended.front() {
+            if inlet.push(&Input::Close { conn }).is_err() {
+                return;
+            }
+            self.ended.pop_front();
+        }
+        for _ in 0..self.stalled.len() {
+            let Some(conn) = self.stalled.pop_front() else { return };
+            if let Some(client) = self.clients.get_mut(&conn) {
+                client.clear_stalled();
+                self.pump(conn, inlet);
+            }
+        }
+    }
+
+    /// A connection is over; the component is told so, after all it asked.
+    fn end(&mut self, conn: ConnId, inlet: &mut Inlet) {
+        let Some(client) = self.clients.remove(&conn) else { return };
+        if !client.was_opened() {
+            return;
+        }
+        drop(client);
+        if !self.ended.is_empty() || inlet.push(&Input::Close { conn }).is_err() {
+            self.ended.push_back(conn);
+        }
+    }
+}

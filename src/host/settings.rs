@@ -1,0 +1,215 @@
+//! What the configuration means for the replicas of the component.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use anyhow::Context;
+use hypervisor::ReplicaId;
+use hypervisor::decision::{self, Loss, Policy};
+use hypervisor::fabric::FabricConfig;
+use hypervisor::monitor::MonitorConfig;
+use hypervisor::waiting::{Core, CoreChooser, pin_current_thread};
+use replica::spec::{Ack, Storage};
+use std::time::Duration;
+
+use super::front::FrontLimits;
+use crate::config::{AckPolicy, Affinity, Config, Durability};
+
+/// The name of the component, and of its directory below the state directory.
+pub const COMPONENT: &str = "xenstore";
+
+/// A snapshot of a store may be this large.
+const MESSAGE_BYTES: usize = 1 << 30;
+/// What may wait for room in a ring to a replica: a snapshot and the messages
+/// behind it.
+const BACKLOG_BYTES: usize = (1 << 30) + (64 << 20);
+/// Rings between replicas; a batch is at most 64 KiB.
+const PEER_RING_BYTES: usize = 512 * 1024;
+const CONTROL_RING_BYTES: usize = 64 * 1024;
+/// Raft's own timeout, in case that the host is silent: it decides long before.
+const ELECTION_MS: u64 = 10_000;
+/// A replica that has not come up by then is given up.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How often the monitor looks.
+pub const MONITOR_PERIOD: Duration = Duration::from_millis(10);
+
+/// See the module.
+pub struct Settings {
+    /// This program.
+    pub exe: PathBuf,
+    /// The configuration as it was loaded.
+    pub config: Config,
+    /// The core that the component's threads share just now.
+    core: Mutex<Option<Core>>,
+}
+
+impl Settings {
+    /// Settings by `config`.
+    ///
+    /// # Errors
+    /// When the own program cannot be found.
+    pub fn new(config: Config) -> anyhow::Result<Self> {
+        let exe = std::env::current_exe().context("finding the own program")?;
+        let core = match config.xenstore.affinity {
+            Affinity::Off => None,
+            Affinity::Core(core) => Some(Core(core)),
+            Affinity::Auto => {
+                let mut chooser = CoreChooser::new().context("looking at the cores")?;
+                chooser.look().context("looking at the cores")?;
+                chooser.least_busy()
+            }
+        };
+        Ok(Self { exe, config, core: Mutex::new(core) })
+    }
+
+    /// The core that the component's threads share.
+    pub fn core(&self) -> Option<Core> {
+        *self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Another core is better now.
+    pub fn set_core(&self, core: Core) {
+        *self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(core);
+    }
+
+    /// Whether the core is chosen, and may be chosen anew.
+    pub fn chooses_core(&self) -> bool {
+        self.config.xenstore.affinity == Affinity::Auto
+    }
+
+    /// Moves the calling thread to the component's core.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn pin_this_thread(&self) -> std::io::Result<()> {
+        match self.core() {
+            Some(core) => pin_current_thread(&[core]),
+            None => Ok(()),
+        }
+    }
+
+    /// The sizes of the shared memory.
+    pub fn fabric(&self) -> FabricConfig {
+        FabricConfig {
+            intake_bytes: kib(self.config.xenstore.intake_kib),
+            output_bytes: kib(self.config.xenstore.output_kib),
+            peer_ring_bytes: PEER_RING_BYTES,
+            control_bytes: CONTROL_RING_BYTES,
+            backlog_bytes: BACKLOG_BYTES,
+            message_bytes: MESSAGE_BYTES,
+        }
+    }
+
+    /// The bounds of the front door.
+    pub fn front_limits(&self) -> FrontLimits {
+        let xenstore = &self.config.xenstore;
+        FrontLimits {
+            max_connections: xenstore.max_connections as usize,
+            backlog_bytes: kib(xenstore.client_backlog_kib),
+            outstanding: 256,
+            guest_outstanding: match xenstore.quotas.outstanding {
+                0 => u32::MAX,
+                limited => limited,
+            },
+        }
+    }
+
+    /// The policy of the decision maker.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            ack: match self.config.xenstore.ack {
+                AckPolicy::AllLive => decision::AckPolicy::AllLive,
+                AckPolicy::Quorum => decision::AckPolicy::Quorum,
+            },
+            rebuild: self.config.xenstore.rebuild,
+            replication_factor: self.config.xenstore.replicas,
+        }
+    }
+
+    /// The acknowledgement policy as replicas know it.
+    pub fn ack(&self) -> Ack {
+        match self.config.xenstore.ack {
+            AckPolicy::AllLive => Ack::AllLive,
+            AckPolicy::Quorum => Ack::Quorum,
+        }
+    }
+
+    /// How hangs are judged.
+    pub fn monitor(&self) -> MonitorConfig {
+        MonitorConfig {
+            detect_ms: self.config.monitor.detect_ms,
+            starved_ms: self.config.monitor.starved_limit_ms,
+            ..MonitorConfig::default()
+        }
+    }
+
+    /// Whether the state outlives the replicas.
+    pub fn is_durable(&self) -> bool {
+        self.config.xenstore.durability != Durability::Volatile
+    }
+
+    /// Where the replicas' disks are.
+    pub fn disks(&self) -> Option<PathBuf> {
+        let durable = self.is_durable();
+        self.config.state_dir.as_ref().filter(|_| durable).map(|dir| dir.join(COMPONENT))
+    }
+
+    /// The disk of one replica.
+    pub fn disk(&self, id: ReplicaId) -> Option<PathBuf> {
+        self.disks().map(|disks| disks.join(format!("replica-{id}")))
+    }
+
+    /// Where a replica's log is.
+    pub fn storage(&self, id: ReplicaId) -> Storage {
+        match (self.config.xenstore.durability, self.disk(id)) {
+            (Durability::Process, Some(directory)) => Storage::Process { directory },
+            (Durability::Power, Some(directory)) => Storage::Power { directory },
+            _ => Storage::Volatile,
+        }
+    }
+
+    /// Raft's own election timeout.
+    pub fn election_ms(&self) -> u64 {
+        ELECTION_MS
+    }
+
+    /// When a replica that does not come up is given up.
+    pub fn start_limit(&self) -> Duration {
+        START_LIMIT
+    }
+
+    /// The most memory of one replica.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        Some(u64::from(self.config.limits.memory_mib) << 20)
+    }
+
+    /// The environment of replicas: nothing but what they log.
+    pub fn replica_env(&self) -> Vec<(OsString, OsString)> {
+        vec![("RUST_BACKTRACE".into(), "0".into())]
+    }
+
+    /// A loss in the log.
+    pub fn describe_loss(&self, why: Loss) -> String {
+        match (why, self.is_durable()) {
+            (Loss::AllReplicas, true) => {
+                "all replicas are dead: coming back from the longest log on disk".into()
+            }
+            (Loss::AllReplicas, false) => "all replicas are dead and durability is \"volatile\": \
+                                           THE STATE IS GONE; clients are disconnected, nothing \
+                                           is served any more"
+                .into(),
+            (Loss::Majority, true) => {
+                "less than a majority is alive (ack = \"quorum\"): coming back from disk".into()
+            }
+            (Loss::Majority, false) => "less than a majority is alive (ack = \"quorum\") and \
+                                        durability is \"volatile\": what was acknowledged cannot \
+                                        be told for certain; nothing is served any more"
+                .into(),
+        }
+    }
+}
+
+fn kib(kib: u32) -> usize {
+    kib as usize * 1024
+}
