@@ -194,8 +194,9 @@ impl IntakeReader {
             if head == self.at {
                 return Ok(None);
             }
-            if head < self.at || !head.is_multiple_of(WORD_BYTES as u64) {
-                return Err(IntakeError::Corrupt("impossible head"));
+            let aligned = (head | self.at).is_multiple_of(WORD_BYTES as u64);
+            if head < self.at || head - self.at > self.data.capacity() || !aligned {
+                return self.overtaken_or("impossible positions");
             }
             self.head = head;
         }
@@ -212,13 +213,22 @@ impl IntakeReader {
         Ok(Some(no))
     }
 
+    /// Positions that do not fit together may only mean that the writer moved on
+    /// between two looks.
+    fn overtaken_or(&self, what: &'static str) -> Result<Option<u64>, IntakeError> {
+        if self.header.load_acquire(OLDEST) > self.at {
+            return Err(IntakeError::Overtaken);
+        }
+        Err(IntakeError::Corrupt(what))
+    }
+
     fn read(&self, out: &mut Vec<u8>) -> Result<(u64, u64), IntakeError> {
         let Some(head) = RecordHead::decode(self.data.word(self.at)) else {
             return Err(IntakeError::Corrupt("no record where one should begin"));
         };
         let len = head.len as usize;
         let size = (record_bytes(len) + WORD_BYTES) as u64;
-        if size > self.head - self.at || size > self.data.capacity() {
+        if size > self.head - self.at {
             return Err(IntakeError::Corrupt("a record longer than what was shown"));
         }
         let no = self.data.word(self.at + WORD_BYTES as u64);

@@ -30,6 +30,8 @@
 mod intake;
 mod message;
 mod spsc;
+#[cfg(test)]
+mod testing;
 
 pub use intake::{IntakeError, IntakePushError, IntakeReader, IntakeWriter};
 pub use message::{Receiver, SendError, Sender};

@@ -191,10 +191,11 @@ fn read_stat() -> io::Result<String> {
 /// A line `cpu3 user nice system idle iowait irq softirq steal ...` of
 /// `/proc/stat` (proc_stat(5)).
 fn parse_line(line: &str) -> Option<(Core, Ticks)> {
-    let mut fields = line.strip_prefix("cpu")?.split_ascii_whitespace();
-    let core = Core(fields.next()?.parse().ok()?);
+    // The line of all cores together has no number.
+    let (core, times) = line.strip_prefix("cpu")?.split_once(' ')?;
+    let core = Core(core.parse().ok()?);
     let mut ticks = Ticks::default();
-    for (index, field) in fields.take(8).enumerate() {
+    for (index, field) in times.split_ascii_whitespace().take(8).enumerate() {
         let value: u64 = field.parse().ok()?;
         ticks.total = ticks.total.saturating_add(value);
         let idle = index == 3 || index == 4;
