@@ -1,0 +1,124 @@
+//! What `rvmm status -o json` says, as its users know it: the fields that it
+//! promises, read without the daemon's own types.
+
+use serde::Deserialize;
+
+/// The whole daemon.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HostStatus {
+    /// `healthy`, `degraded` or `not-serving`.
+    pub health: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Its components.
+    pub components: Vec<ComponentStatus>,
+}
+
+/// One component.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ComponentStatus {
+    /// Its name.
+    pub name: String,
+    /// Raised by each failover.
+    pub generation: u64,
+    /// `all-live` or `quorum`.
+    pub ack_policy: String,
+    /// `volatile`, `process` or `power`.
+    pub durability: String,
+    /// How many replicas there are to be.
+    pub replication_factor: u8,
+    /// The replicas that there are.
+    pub replicas: Vec<ReplicaStatus>,
+    /// The last failovers, oldest first.
+    pub failovers: Vec<FailoverStatus>,
+    /// All failovers so far.
+    #[serde(default)]
+    pub failovers_total: u64,
+}
+
+/// One replica.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its id.
+    pub id: u64,
+    /// Its process.
+    pub pid: u32,
+    /// `primary`, `standby` or `learner`.
+    pub role: String,
+    /// `starting`, `running`, `fencing` or `dead`.
+    pub state: String,
+    /// The last input that it applied.
+    pub last_input: u64,
+    /// The last log entry that it knows to be committed.
+    pub commit_index: u64,
+}
+
+/// One failover; times in microseconds.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct FailoverStatus {
+    /// What was wrong with the old primary.
+    pub cause: String,
+    /// The new primary's generation.
+    pub generation: u64,
+    /// From the fault to the notice.
+    pub detect_us: u64,
+    /// From the notice to the certainty that the old primary is stopped.
+    pub fence_us: u64,
+    /// From there to the new primary's election.
+    pub promote_us: u64,
+    /// From there to its first reply.
+    pub replay_us: u64,
+    /// From the fault to the first reply.
+    pub total_us: u64,
+}
+
+impl HostStatus {
+    /// The xenstore component.
+    #[must_use]
+    pub fn xenstore(&self) -> Option<&ComponentStatus> {
+        self.components.iter().find(|c| c.name == "xenstore")
+    }
+}
+
+impl ComponentStatus {
+    /// The replica that serves.
+    #[must_use]
+    pub fn primary(&self) -> Option<&ReplicaStatus> {
+        let mut running = self.running();
+        running.find(|replica| replica.role == "primary")
+    }
+
+    /// The replicas that can be promoted.
+    pub fn standbys(&self) -> impl Iterator<Item = &ReplicaStatus> {
+        self.running().filter(|replica| replica.role == "standby")
+    }
+
+    fn running(&self) -> impl Iterator<Item = &ReplicaStatus> {
+        self.replicas.iter().filter(|r| r.state == "running")
+    }
+
+    /// Whether a primary and all standbys that there are to be are running.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.primary().is_some()
+            && self.standbys().count() + 1 == usize::from(self.replication_factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_do_not_matter() {
+        let json = r#"{"health":"healthy","pid":7,"version":"x","components":[{"name":"xenstore",
+            "generation":3,"ack_policy":"all-live","durability":"volatile","replication_factor":2,
+            "replicas":[{"id":1,"pid":8,"role":"primary","state":"running","last_input":5,
+            "commit_index":4,"digest":null},{"id":2,"pid":9,"role":"standby","state":"running",
+            "last_input":5,"commit_index":4}],"failovers":[]}]}"#;
+        let status: HostStatus = serde_json::from_str(json).expect("is a status");
+        let xenstore = status.xenstore().expect("is there");
+        assert_eq!(xenstore.primary().expect("is there").pid, 8);
+        assert!(xenstore.is_complete());
+    }
+}
