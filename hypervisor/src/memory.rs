@@ -375,3 +375,88 @@ impl ViewMut {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_whatever_their_length() {
+        let view = Segment::create("test", PAGE_BYTES).unwrap().map_writable().unwrap();
+        for len in 0..40 {
+            let bytes: Vec<u8> = (0..len).collect();
+            view.write(64, &[0xff; 48]);
+            view.write(64, &bytes);
+            let mut out = vec![9];
+            view.append_to(64, bytes.len(), &mut out);
+            assert_eq!(out[0], 9);
+            assert_eq!(out[1..], bytes);
+        }
+    }
+
+    #[test]
+    fn the_last_word_is_reached_and_not_more() {
+        let view = Segment::create("test", PAGE_BYTES).unwrap().map_writable().unwrap();
+        view.write(PAGE_BYTES - 8, &[1; 8]);
+        let beyond = std::panic::catch_unwind(|| view.write(PAGE_BYTES - 8, &[1; 9]));
+        assert!(beyond.is_err());
+        let part = view.part_mut(PAGE_BYTES - 16, 16);
+        assert!(std::panic::catch_unwind(|| part.load(16)).is_err());
+        assert!(std::panic::catch_unwind(|| part.append_to(8, 9, &mut Vec::new())).is_err());
+    }
+
+    #[test]
+    fn who_may_only_read_cannot_map_for_writing() {
+        let segment = Segment::create("test", PAGE_BYTES).unwrap();
+        let writer = segment.map_writable().unwrap();
+        let reader = Segment::from_fd(segment.read_only_fd().unwrap()).unwrap();
+        assert!(reader.map_writable().is_err());
+        let view = reader.map_read_only().unwrap();
+        writer.store(8, 42);
+        assert_eq!(view.load(8), 42);
+        // SAFETY: changes the protection of a mapping that this test owns; it is
+        // only read afterwards, which every outcome allows.
+        let upgraded = unsafe {
+            let flags = rustix::mm::MprotectFlags::READ | rustix::mm::MprotectFlags::WRITE;
+            rustix::mm::mprotect(view.base.as_ptr().cast(), PAGE_BYTES, flags)
+        };
+        assert!(upgraded.is_err());
+    }
+
+    #[test]
+    fn later_writers_can_be_forbidden() {
+        let segment = Segment::create("test", PAGE_BYTES).unwrap();
+        let writer = segment.map_writable().unwrap();
+        segment.forbid_new_writers().unwrap();
+        writer.store(0, 1);
+        assert!(segment.map_writable().is_err());
+        assert_eq!(segment.map_read_only().unwrap().load(0), 1);
+    }
+
+    #[test]
+    fn a_segment_cannot_shrink_or_grow() {
+        let segment = Segment::create("test", PAGE_BYTES).unwrap();
+        assert!(rustix::fs::ftruncate(segment.fd(), 0).is_err());
+        assert!(rustix::fs::ftruncate(segment.fd(), 2 * PAGE_BYTES as u64).is_err());
+    }
+
+    #[test]
+    fn only_sealed_memory_is_taken() {
+        let file = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&file, PAGE_BYTES as u64).unwrap();
+        assert!(matches!(Segment::from_fd(file), Err(MemoryError::NotSealed)));
+        assert!(matches!(Segment::create("test", 100), Err(MemoryError::Length { found: 100 })));
+        assert!(matches!(Segment::create("test", 0), Err(MemoryError::Length { found: 0 })));
+    }
+
+    #[test]
+    fn discarded_contents_read_as_zeros_everywhere() {
+        let segment = Segment::create("test", 4 * PAGE_BYTES).unwrap();
+        let view = segment.map_writable().unwrap();
+        view.store(PAGE_BYTES, 7);
+        segment.discard_contents().unwrap();
+        assert_eq!(view.load(PAGE_BYTES), 0);
+        view.store(PAGE_BYTES, 8);
+        assert_eq!(segment.map_read_only().unwrap().load(PAGE_BYTES), 8);
+    }
+}

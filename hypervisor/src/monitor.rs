@@ -128,7 +128,8 @@ impl Standstill {
     fn add(&mut self, span: Self) {
         self.for_us += span.for_us;
         self.on_cpu_us += span.on_cpu_us;
-        self.runnable_us += span.runnable_us;
+        // The kernel tells of a wait when it ends, in one lump.
+        self.runnable_us = (self.runnable_us + span.runnable_us).min(self.for_us);
     }
 }
 
@@ -174,8 +175,7 @@ impl Monitor {
         Standstill {
             for_us: counted,
             on_cpu_us: grown(now.sched.on_cpu_ns, last.sched.on_cpu_ns).min(counted),
-            runnable_us: grown(now.sched.runnable_wait_ns, last.sched.runnable_wait_ns)
-                .min(counted),
+            runnable_us: grown(now.sched.runnable_wait_ns, last.sched.runnable_wait_ns),
         }
     }
 
