@@ -1,0 +1,211 @@
+//! Where a peer keeps what must outlive its process.
+
+mod record;
+mod rocks;
+
+use raft::eraftpb::{Entry, EntryType};
+
+pub use rocks::RocksStore;
+
+use crate::{FenceEpoch, LogIndex, Members, PeerId, Term};
+
+/// What a peer promised to others; must be on disk before the promise leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// The latest term the peer has seen.
+    pub term: Term,
+    /// Whom it voted for in that term.
+    pub vote: Option<PeerId>,
+    /// The commit index it knew when this was written.
+    pub commit: LogIndex,
+}
+
+/// What an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A proposal, or the empty entry of a new leader.
+    Normal,
+    /// A change of members.
+    Change,
+}
+
+/// An entry of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEntry<'a> {
+    /// Its place.
+    pub index: LogIndex,
+    /// The term it was proposed in.
+    pub term: Term,
+    /// What it is for.
+    pub kind: EntryKind,
+    /// What was proposed.
+    pub data: &'a [u8],
+}
+
+/// Consecutive entries to write.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Entries<'a>(pub(crate) &'a [Entry]);
+
+impl<'a> Entries<'a> {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The entries, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = LogEntry<'a>> + use<'a> {
+        self.0.iter().map(|entry| LogEntry {
+            index: LogIndex(entry.index),
+            term: Term(entry.term),
+            kind: if entry.entry_type == EntryType::EntryNormal as i32 {
+                EntryKind::Normal
+            } else {
+                EntryKind::Change
+            },
+            data: &entry.data,
+        })
+    }
+}
+
+/// Who belongs to the group, and who was certified dead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MembersRecord {
+    /// As the log says.
+    pub members: Members,
+    /// The entry that says so.
+    pub changed_at: LogIndex,
+    /// Certified dead and not yet removed by the log.
+    pub fenced: Vec<PeerId>,
+    /// The latest certificate.
+    pub epoch: FenceEpoch,
+}
+
+/// The state of the state machine that takes the place of the log up to an index.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotRef<'a> {
+    /// The last entry it includes.
+    pub index: LogIndex,
+    /// The term of that entry.
+    pub term: Term,
+    /// The members at that entry.
+    pub members: &'a Members,
+    /// The state, opaque here.
+    pub data: &'a [u8],
+}
+
+/// Changes to write in one atomic step.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Batch<'a> {
+    /// Replaces the stored one.
+    pub hard_state: Option<HardState>,
+    /// Replaces the stored one.
+    pub members: Option<&'a MembersRecord>,
+    /// Replaces the stored snapshot.
+    pub snapshot: Option<SnapshotRef<'a>>,
+    /// A snapshot of another peer does not continue the stored log: drop all of
+    /// that before writing `entries`.
+    pub drop_log: bool,
+    /// Replace the stored log from the first of them on, to its end.
+    pub entries: Entries<'a>,
+    /// Entries up to here, inclusive, may be dropped.
+    pub compact_to: Option<LogIndex>,
+}
+
+/// An entry read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEntry {
+    /// The term it was proposed in.
+    pub term: Term,
+    /// What it is for.
+    pub kind: EntryKind,
+    /// What was proposed.
+    pub data: Vec<u8>,
+}
+
+/// A snapshot read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSnapshot {
+    /// The last entry it includes.
+    pub index: LogIndex,
+    /// The term of that entry.
+    pub term: Term,
+    /// The members at that entry.
+    pub members: Members,
+    /// The state, opaque here.
+    pub data: Vec<u8>,
+}
+
+/// Everything a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// What the peer promised.
+    pub hard_state: HardState,
+    /// Who belongs to the group.
+    pub members: MembersRecord,
+    /// The latest snapshot.
+    pub snapshot: Option<StoredSnapshot>,
+    /// Index of the first of `entries`.
+    pub first_index: LogIndex,
+    /// The log, without gaps.
+    pub entries: Vec<StoredEntry>,
+}
+
+/// What goes wrong with a store. None of it can be repaired by trying again:
+/// the peer that meets it must end, and a new one takes its place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The database refuses.
+    #[error("log store: {0}")]
+    Database(String),
+    /// A record is not what was written.
+    #[error("log store: record {key} is corrupt: {what}")]
+    Corrupt {
+        /// Which record.
+        key: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// An earlier write failed, so that the peer no longer knows what is stored.
+    #[error("log store: an earlier write failed")]
+    Poisoned,
+}
+
+/// A store. Writing is atomic, and returns once the configured durability is
+/// reached.
+pub trait LogStore {
+    /// Writes a batch.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the peer is then of no further use.
+    fn write(&mut self, batch: &Batch<'_>) -> Result<(), StoreError>;
+
+    /// Everything that was written; `None` if nothing was.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    fn load(&mut self) -> Result<Option<LogState>, StoreError>;
+
+    /// Whether what is written outlives the process. If so, the log is only
+    /// compacted up to a stored snapshot.
+    fn is_durable(&self) -> bool;
+}
+
+/// Durability `volatile`: keeps nothing beyond what the peer itself has in
+/// memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemoryStore;
+
+impl LogStore for MemoryStore {
+    fn write(&mut self, _: &Batch<'_>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn load(&mut self) -> Result<Option<LogState>, StoreError> {
+        Ok(None)
+    }
+
+    fn is_durable(&self) -> bool {
+        false
+    }
+}
