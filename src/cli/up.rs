@@ -1,0 +1,168 @@
+//! `rvmm up`: the daemon in the foreground, or left behind in the background.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use super::Settings;
+use crate::config::{Config, Loaded, LogLevel};
+use crate::control::Listener;
+use crate::events::{Events, Tag};
+use crate::host::HostStart;
+use crate::start::{
+    READY_WORD, Ready, RunDir, control_socket, log_file, make_dir, xenstore_socket,
+};
+
+/// How long a daemon in the background may take to be ready.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// How much of its log is shown when it fails, bytes.
+const LOG_SHOWN: u64 = 4096;
+
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    #[command(flatten)]
+    pub(super) settings: Settings,
+    /// Return once the daemon is ready, and leave it in the background
+    #[arg(long, conflicts_with = "detached")]
+    detach: bool,
+    /// This is the daemon that --detach leaves behind
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+pub(super) fn up(args: Up) -> anyhow::Result<ExitCode> {
+    let Up { settings, detach, detached } = args;
+    let loaded = Loaded::load(&settings.sources()).context("the configuration is refused")?;
+    if detach {
+        return leave_behind(&loaded.config);
+    }
+    if detached {
+        // Fails only for the leader of a process group, which a child is not.
+        let _ = rustix::process::setsid();
+    }
+    serve(loaded, detached)
+}
+
+fn serve(loaded: Loaded, detached: bool) -> anyhow::Result<ExitCode> {
+    let Loaded { config, file, warnings, .. } = loaded;
+    log_to_stderr(config.log);
+    let run_dir = RunDir::claim(&config.run_dir)?;
+    let events = Arc::new(Events::new(config.limits.events as usize));
+    let from = file.map_or("no file".to_owned(), |file| file.display().to_string());
+    events.info(
+        &[Tag::Host],
+        format!(
+            "rvmm {} starts, pid {}, {}, configuration: {from}",
+            env!("CARGO_PKG_VERSION"),
+            std::process::id(),
+            config.run_dir.display()
+        ),
+    );
+    for warning in &warnings {
+        events.warn(&[Tag::Host], format!("configuration: {warning}"));
+    }
+    let control = Listener::bind(&control_socket(&config.run_dir))?;
+    let serves = format!(
+        "xenstore at {}, {} replicas",
+        xenstore_socket(&config.run_dir).display(),
+        config.xenstore.replicas
+    );
+    let ready = Box::new(move || Ready::new(detached).notify(&serves));
+    let code = crate::host::run(config, HostStart { events, control, ready });
+    // The next daemon may come once nothing of this one is left.
+    drop(run_dir);
+    code
+}
+
+/// The events carry their own time and tags.
+fn log_to_stderr(level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    // Fails only when there is a log already, which serves as well.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_level(false)
+        .with_target(false)
+        .without_time()
+        .try_init();
+}
+
+/// Starts the daemon with the same command line and waits until it is ready.
+fn leave_behind(config: &Config) -> anyhow::Result<ExitCode> {
+    let log_path = log_file(&config.run_dir);
+    let log = open_log(&config.run_dir, &log_path)
+        .with_context(|| format!("log {}", log_path.display()))?;
+    let log_start = log.metadata()?.len();
+    let args = std::env::args_os().skip(1).map(|arg| match arg.to_str() {
+        Some("--detach") => "--detached".into(),
+        _ => arg,
+    });
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .context("the daemon cannot be started")?;
+    match wait_until_ready(&mut child)? {
+        Some(what) => {
+            let (pid, log) = (child.id(), log_path.display());
+            super::print(format!("{READY_WORD}{what} (pid {pid}, log {log})\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => {
+            let status = child.wait()?;
+            let said = read_log(&log_path, log_start).unwrap_or_default();
+            bail!("the daemon ended before it was ready ({status}):\n{}", said.trim_end())
+        }
+    }
+}
+
+fn open_log(run_dir: &Path, path: &Path) -> std::io::Result<File> {
+    make_dir(run_dir)?;
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// What the daemon says that it serves; none when it ended instead.
+fn wait_until_ready(child: &mut Child) -> anyhow::Result<Option<String>> {
+    let stdout = child.stdout.take().context("the daemon has no standard output")?;
+    let (sender, line) = channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        // At an error the line stays empty, as at the end.
+        let _ = BufReader::new(stdout).take(LOG_SHOWN).read_line(&mut line);
+        let _ = sender.send(line);
+    });
+    match line.recv_timeout(READY_PATIENCE) {
+        Ok(line) => Ok(line.strip_prefix(READY_WORD).map(|what| what.trim().to_owned())),
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+            child.kill()?;
+            bail!("the daemon was not ready within {} s, and was stopped", READY_PATIENCE.as_secs())
+        }
+    }
+}
+
+/// The end of the log, from `start` on.
+fn read_log(path: &Path, start: u64) -> std::io::Result<String> {
+    let mut log = File::open(path)?;
+    let end = log.metadata()?.len();
+    log.seek(SeekFrom::Start(start.max(end.saturating_sub(LOG_SHOWN))))?;
+    let mut said = Vec::new();
+    log.take(LOG_SHOWN).read_to_end(&mut said)?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}

@@ -1,0 +1,60 @@
+//! What values must not be, or should not be, together.
+
+use std::path::Path;
+
+use super::layers::{Origins, Problem};
+use super::{AckPolicy, Affinity, Config, Durability, Key};
+
+/// Adds what makes `config` impossible.
+pub(super) fn cross(config: &Config, origins: &Origins, problems: &mut Vec<Problem>) {
+    let mut refuse = |name: &str, why: String| problems.push(problem(config, origins, name, &why));
+    let xenstore = &config.xenstore;
+    if xenstore.durability != Durability::Volatile && config.state_dir.is_none() {
+        refuse("xenstore.durability", "needs state_dir, which is not set".into());
+    }
+    if config.state_dir.as_ref() == Some(&config.run_dir) {
+        refuse("state_dir", "is the run_dir: that one is emptied at a reboot".into());
+    }
+    let monitor = &config.monitor;
+    if monitor.beat_ms * 2 > monitor.detect_ms {
+        let why = format!(
+            "leaves no room for a late beat: at most half of monitor.detect_ms ({}) is allowed",
+            monitor.detect_ms
+        );
+        refuse("monitor.beat_ms", why);
+    }
+    if monitor.starved_limit_ms < monitor.detect_ms {
+        let why = format!("must not be below monitor.detect_ms ({})", monitor.detect_ms);
+        refuse("monitor.starved_limit_ms", why);
+    }
+    if let Affinity::Core(core) = xenstore.affinity
+        && !Path::new(&format!("/sys/devices/system/cpu/cpu{core}")).exists()
+    {
+        refuse("xenstore.affinity", "this machine has no such core".into());
+    }
+    // sun_path holds 108 bytes, and the longest socket below is a guest's.
+    let socket_len = config.run_dir.as_os_str().len() + "/xenstored/guest-65535".len();
+    if socket_len >= 108 {
+        refuse("run_dir", "is too long: a socket's path holds 107 bytes".into());
+    }
+}
+
+/// Adds what is allowed, but probably not meant.
+pub(super) fn doubtful(config: &Config, origins: &Origins, warnings: &mut Vec<Problem>) {
+    let mut warn = |name: &str, why: &str| warnings.push(problem(config, origins, name, why));
+    let xenstore = &config.xenstore;
+    if xenstore.replicas == 1 {
+        warn("xenstore.replicas", "leaves no standby: the death of the one replica is an outage");
+    }
+    if xenstore.ack == AckPolicy::Quorum && matches!(xenstore.replicas, 2) {
+        warn("xenstore.ack", "of two replicas survives the loss of none; \"all-live\" would");
+    }
+    if config.state_dir.is_some() && xenstore.durability == Durability::Volatile {
+        warn("state_dir", "is not used: xenstore.durability is \"volatile\"");
+    }
+}
+
+fn problem(config: &Config, origins: &Origins, name: &str, why: &str) -> Problem {
+    let value = Key::find(name).map(|key| key.get(config).to_string()).unwrap_or_default();
+    Problem { origin: origins.of(name), what: format!("{name} = {value} {why}") }
+}
