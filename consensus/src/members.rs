@@ -191,9 +191,9 @@ impl Membership {
         Members { voters, learners: alive(&self.logged.learners) }
     }
 
-    /// Whether anybody is left whose vote counts.
-    pub(crate) fn has_live_voter(&self) -> bool {
-        self.logged.voters.iter().any(|id| !self.fenced.contains(id))
+    /// How many voters are not certified dead.
+    pub(crate) fn live_voters(&self) -> usize {
+        self.logged.voters.iter().filter(|id| !self.fenced.contains(id)).count()
     }
 
     /// Members that are dead but not yet removed by the log.

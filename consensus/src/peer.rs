@@ -149,11 +149,10 @@ impl Peer {
     }
 
     fn may_campaign(&self) -> Result<(), CampaignError> {
-        let logged = self.membership.logged();
-        if !logged.contains(self.config.id) {
+        if !self.membership.logged().contains(self.config.id) {
             return Err(CampaignError::NotMember);
         }
-        if logged.voters.iter().all(|id| self.membership.fenced().contains(id)) {
+        if self.membership.live_voters() == 0 {
             return Err(CampaignError::NoVoterLeft);
         }
         if self.next_term().is_none() {

@@ -29,9 +29,10 @@
 //!   learner whose promotion is in flight has no say yet, but may be elected (a
 //!   voter votes for it only if it has all that the voter has).
 //! - *All voters die while a learner's promotion is in flight*: the learner
-//!   cannot know what it lacks. It refuses to go on
-//!   ([`FenceError::NoVoterLeft`]) unless it knows that its promotion was
-//!   committed ([`crate::PeerStatus::is_settled`] is the leader's view of that).
+//!   cannot know what it lacks. It refuses to stand for election
+//!   ([`crate::CampaignError::NoVoterLeft`]) unless it knows that its promotion
+//!   was committed ([`crate::PeerStatus::is_settled`] is the leader's view of
+//!   that).
 //! - *The subject of a change dies before the change is applied*: the change is
 //!   applied, the effective members stay without the subject, and the leader logs
 //!   its removal.
@@ -62,12 +63,10 @@ pub enum FenceError {
         /// The latest number known here.
         known: FenceEpoch,
     },
-    /// All voters that this peer knows of would be dead, and it is none: it may
-    /// lack committed entries and cannot go on.
-    #[error("no voter that this peer knows of would be left")]
-    NoVoterLeft,
-    /// Under [`AckPolicy::Quorum`] a majority of the logged voters must live.
-    #[error("only {alive} of {voters} voters would be left, and the policy wants a majority")]
+    /// Under [`AckPolicy::Quorum`] a majority of the logged voters must live; as
+    /// far as this peer knows, that is not so any more, and nothing will be
+    /// decided. The certificate is taken in all the same.
+    #[error("only {alive} of {voters} voters are left, and the policy wants a majority")]
     QuorumLost {
         /// Voters that are not certified dead.
         alive: usize,
@@ -83,27 +82,18 @@ impl Peer {
     /// [`Self::poll`], which is when the host may be told so.
     ///
     /// # Errors
-    /// Any [`FenceError`]; nothing has changed then.
+    /// Any [`FenceError`]; nothing has changed then, except as said there.
     pub fn fence(&mut self, epoch: FenceEpoch, dead: &[PeerId]) -> Result<(), FenceError> {
         if dead.contains(&self.config.id) {
             return Err(FenceError::Itself);
         }
         let known = self.membership.epoch();
-        let is_news = dead.iter().any(|id| !self.membership.fenced().contains(id));
-        if epoch < known || (epoch == known && is_news && known.0 > 0) {
+        // Those that the log has removed since are forgotten, and no news.
+        let is_news = dead.iter().any(|&id| {
+            !self.membership.fenced().contains(&id) && self.membership.logged().contains(id)
+        });
+        if epoch < known || (epoch == known && is_news) {
             return Err(FenceError::OldEpoch { given: epoch, known });
-        }
-        let logged = &self.membership.logged().voters;
-        let is_dead = |id| dead.contains(id) || self.membership.fenced().contains(id);
-        let (voters, alive) = (logged.len(), logged.iter().filter(|id| !is_dead(id)).count());
-        if voters > 0 {
-            match self.config.ack {
-                AckPolicy::AllLive if alive == 0 => return Err(FenceError::NoVoterLeft),
-                AckPolicy::Quorum if alive < raft::majority(voters) => {
-                    return Err(FenceError::QuorumLost { alive, voters });
-                }
-                _ => {}
-            }
         }
 
         self.membership.fence(epoch, dead);
@@ -115,6 +105,12 @@ impl Peer {
             self.raw.raft.become_follower(term, raft::INVALID_ID);
         }
         self.follow_membership();
+
+        let (alive, voters) =
+            (self.membership.live_voters(), self.membership.logged().voters.len());
+        if self.config.ack == AckPolicy::Quorum && voters > 0 && alive < raft::majority(voters) {
+            return Err(FenceError::QuorumLost { alive, voters });
+        }
         Ok(())
     }
 
@@ -151,7 +147,7 @@ impl Peer {
     pub(super) fn propose_removals(&mut self) -> bool {
         if !self.is_leader()
             || self.raw.raft.has_pending_conf()
-            || !self.membership.has_live_voter()
+            || self.membership.live_voters() == 0
         {
             return false;
         }

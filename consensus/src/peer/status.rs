@@ -52,8 +52,7 @@ pub struct Status {
     pub leader: Option<PeerId>,
     /// First entry in the log.
     pub first_index: LogIndex,
-    /// Last entry in the log. Together with `last_term` it tells whose log is
-    /// longest: the later term wins, then the higher index.
+    /// Last entry in the log.
     pub last_index: LogIndex,
     /// Term of the last entry.
     pub last_term: Term,
@@ -99,6 +98,35 @@ impl Peer {
             epoch: self.membership.epoch(),
             peers: self.peer_statuses(),
         }
+    }
+
+    /// Index and term of the last entry; cheaper than [`Self::status`].
+    #[must_use]
+    pub fn log_end(&self) -> (LogIndex, Term) {
+        let log = &self.raw.raft.raft_log;
+        (LogIndex(log.last_index()), Term(log.last_term()))
+    }
+
+    /// Entries in the log.
+    #[must_use]
+    pub fn log_len(&self) -> u64 {
+        let log = &self.raw.raft.raft_log;
+        (log.last_index() + 1).saturating_sub(log.first_index())
+    }
+
+    /// The last entry in the log, and its term. The longest log of several is
+    /// that of the latest term, and among those the one with the highest index.
+    #[must_use]
+    pub fn log_end(&self) -> (LogIndex, Term) {
+        let log = &self.raw.raft.raft_log;
+        (LogIndex(log.last_index()), Term(log.last_term()))
+    }
+
+    /// Entries in the log.
+    #[must_use]
+    pub fn log_len(&self) -> u64 {
+        let log = &self.raw.raft.raft_log;
+        log.last_index() + 1 - log.first_index()
     }
 
     /// What this peer is at the moment.
