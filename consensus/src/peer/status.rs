@@ -100,20 +100,6 @@ impl Peer {
         }
     }
 
-    /// Index and term of the last entry; cheaper than [`Self::status`].
-    #[must_use]
-    pub fn log_end(&self) -> (LogIndex, Term) {
-        let log = &self.raw.raft.raft_log;
-        (LogIndex(log.last_index()), Term(log.last_term()))
-    }
-
-    /// Entries in the log.
-    #[must_use]
-    pub fn log_len(&self) -> u64 {
-        let log = &self.raw.raft.raft_log;
-        (log.last_index() + 1).saturating_sub(log.first_index())
-    }
-
     /// The last entry in the log, and its term. The longest log of several is
     /// that of the latest term, and among those the one with the highest index.
     #[must_use]
