@@ -21,6 +21,9 @@ fn still(state: char, on_cpu_ms: u64) -> Period {
     Period { beats: 0, state, on_cpu_ms, ..IDLE }
 }
 
+/// Name, periods with how often each, the last verdict.
+type Case<'a> = (&'a str, &'a [(usize, Period)], Verdict);
+
 /// The last verdict after these periods, each as often as said.
 fn verdict(periods: &[(usize, Period)]) -> Verdict {
     let mut monitor = Monitor::new(MonitorConfig::default());
@@ -56,7 +59,7 @@ fn judges() {
     let busy = Period { on_cpu_ms: 10, state: 'R', work: true, progress: 3, ..IDLE };
     let stuck = Period { progress: 0, ..busy };
     let fair_share = Period { runnable_ms: 5, ..stuck };
-    let cases: &[(&str, &[(usize, Period)], Verdict)] = &[
+    let cases: &[Case<'_>] = &[
         ("idle", &[(500, IDLE)], Alive),
         ("beats every other sample", &[(1, IDLE), (1, still('S', 0)), (1, IDLE)], Alive),
         ("busy and getting on", &[(500, busy)], Alive),
