@@ -227,30 +227,37 @@ pub enum Response {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// No daemon answers at the socket.
-    #[error("no rvmm daemon at {}: {source}", path.display())]
+    #[error("no rvmm daemon at {}: {why}", path.display())]
     NoDaemon {
         /// The socket.
         path: PathBuf,
         /// Why it cannot be reached.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// The socket cannot be made.
-    #[error("control socket {}: {source}", path.display())]
+    #[error("control socket {}: {why}", path.display())]
     NoSocket {
         /// The socket.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// The connection broke.
-    #[error("the connection to the daemon broke: {0}")]
-    Broken(#[from] std::io::Error),
+    #[error("the control connection broke: {0}")]
+    Broken(std::io::Error),
     /// The daemon ended before it answered.
     #[error("the daemon closed the connection without an answer")]
     Closed,
     /// The peer says what this side does not understand.
     #[error("not understood: {0}")]
     NotUnderstood(String),
+}
+
+// Not derived: the cause stands in the text, and must not be told twice.
+impl From<std::io::Error> for ControlError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Broken(error)
+    }
 }
 
 /// The message in `line`.

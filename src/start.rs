@@ -24,12 +24,12 @@ pub enum RunDirError {
         pid: String,
     },
     /// It cannot be made or written.
-    #[error("run directory {}: {source}", path.display())]
+    #[error("run directory {}: {why}", path.display())]
     Unusable {
         /// What was to be made.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -88,7 +88,7 @@ pub fn is_taken(run_dir: &Path) -> io::Result<bool> {
 
 fn unusable(path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
     let path = path.to_path_buf();
-    move |source| RunDirError::Unusable { path, source }
+    move |why| RunDirError::Unusable { path, why }
 }
 
 /// The control socket of the daemon that serves `run_dir`.

@@ -260,11 +260,13 @@ impl Layers {
                 Some(key) => {
                     self.set(key, &key.allowed.parse(&value.to_string_lossy()), origin);
                 }
-                // Not refused: the name may belong to somebody else.
-                None => {
+                // Not refused: the name may belong to somebody else. Only one
+                // that is almost a key's is worth a word.
+                None if is_almost_a_key(name) => {
                     let what = "not a key's variable, ignored".to_owned();
                     self.warnings.push(Problem { origin, what });
                 }
+                None => {}
             }
         }
     }
@@ -283,6 +285,12 @@ fn plain(value: &DeValue<'_>) -> Option<Value> {
         }
         _ => return None,
     })
+}
+
+/// Whether a variable is named like those of a section's keys.
+fn is_almost_a_key(env: &str) -> bool {
+    let section = env.strip_prefix("RVMM_").and_then(|rest| rest.split('_').next());
+    section.is_some_and(|section| is_section(&section.to_ascii_lowercase()))
 }
 
 fn is_section(name: &str) -> bool {

@@ -146,14 +146,15 @@ fn values_are_checked_against_each_other() {
     );
     let refusal = Fixture::new("").flag("xenstore.affinity", "4000").refusal();
     assert!(refusal.ends_with("xenstore.affinity = 4000 this machine has no such core"));
-    let refusal = Fixture::new("").flag("run_dir", &format!("/{}", "x".repeat(100))).refusal();
+    let refusal = Fixture::new("").flag("run_dir", &format!("/{}", "x".repeat(76))).refusal();
     assert!(refusal.contains("is too long"), "{refusal}");
 }
 
 #[test]
 fn what_is_doubtful_is_a_warning() {
     let loaded =
-        Fixture::new("[xenstore]\nreplicas = 2\nack = \"quorum\"\n").env("RVMM_TYPO", "1").load();
+        Fixture::new("[xenstore]\nreplicas = 2\nack = \"quorum\"\n").env("RVMM_XENSTORE_REPLICA", "1")
+        .env("RVMM_OF_SOMEBODY_ELSE", "1").load();
     let warnings: Vec<_> = loaded.warnings.iter().map(|warning| &warning.what[..14]).collect();
     assert_eq!(warnings, ["not a key's va", "xenstore.ack ="]);
 }

@@ -25,7 +25,7 @@ impl Client {
     /// # Errors
     /// [`ControlError::NoDaemon`].
     pub fn connect(path: &Path) -> Result<Self, ControlError> {
-        let no_daemon = |source| ControlError::NoDaemon { path: path.to_path_buf(), source };
+        let no_daemon = |why| ControlError::NoDaemon { path: path.to_path_buf(), why };
         let stream = UnixStream::connect(path).map_err(no_daemon)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(no_daemon)?;
         Ok(Self { reader: BufReader::new(stream) })

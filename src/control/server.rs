@@ -87,7 +87,7 @@ impl Listener {
     /// # Errors
     /// [`ControlError::NoSocket`].
     pub fn bind(path: &Path) -> Result<Self, ControlError> {
-        let no_socket = |source| ControlError::NoSocket { path: path.to_path_buf(), source };
+        let no_socket = |why| ControlError::NoSocket { path: path.to_path_buf(), why };
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(no_socket(error)),
             _ => {}
