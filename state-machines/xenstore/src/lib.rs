@@ -7,8 +7,28 @@
 
 extern crate alloc;
 
+mod answer;
 mod decimal;
+mod domain;
+mod effect;
+mod fair;
+mod machine;
+mod node;
+mod ops;
 mod path;
+mod perms;
 mod pmap;
+mod quota;
+mod scrub;
+mod snapshot;
+mod state;
+mod store;
 pub mod stream;
+mod transaction;
+mod tree;
+mod watch;
 pub mod wire;
+
+pub use effect::Effect;
+pub use machine::{Snapshot, Xenstore};
+pub use quota::Quota;

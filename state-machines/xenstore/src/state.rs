@@ -1,0 +1,351 @@
+//! The whole state, and the events that its changes fire.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use state_machine::{ConnId, Corruption, Digest, DomId, Mixer, Outputs};
+
+use crate::decimal;
+use crate::domain::Domains;
+use crate::fair::Fair;
+use crate::path::Path;
+use crate::perms::{Caller, Perms, Rights};
+use crate::pmap::{Measured, PMap};
+use crate::quota::{Limits, Quotas};
+use crate::store::{Changed, Env, Fail, Store};
+use crate::transaction::Transaction;
+use crate::tree::{Go, Order, walk};
+use crate::watch::{Match, Watch, Watches};
+use crate::wire::{Errno, HEADER_LEN, Header, MAX_PAYLOAD, MessageType};
+
+/// A client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Conn {
+    pub(crate) id: ConnId,
+    pub(crate) domid: DomId,
+    /// The last transaction id that it was given.
+    pub(crate) last_transaction: u32,
+}
+
+impl Measured for Conn {
+    fn digest(&self) -> u64 {
+        let word = u64::from(self.domid.0) << 32 | u64::from(self.last_transaction);
+        Mixer::new().word(self.id.0).word(word).finish()
+    }
+}
+
+/// Everything. A copy costs next to nothing: all that grows is shared.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) store: Store,
+    /// Counts what a transaction's commit has to notice.
+    pub(crate) version: u64,
+    /// Counts the changes of nodes.
+    pub(crate) generation: u64,
+    pub(crate) domains: Domains,
+    pub(crate) quotas: Quotas,
+    pub(crate) conns: PMap<ConnId, Conn>,
+    pub(crate) watches: Watches,
+    pub(crate) transactions: PMap<(ConnId, u32), Arc<Transaction>>,
+    pub(crate) fair: Fair,
+    /// Whether CONTROL switched the log on.
+    pub(crate) log: bool,
+}
+
+impl Default for State {
+    /// A new store, with the nodes that Xen's daemon begins with.
+    fn default() -> Self {
+        let mut state = Self::empty();
+        let path = Path::absolute(b"/tool/xenstored").expect("a path");
+        let caller = state.domains.caller(DomId(0));
+        let (store, mut env) = state.split(caller, Limits::none());
+        store.mkdir(&mut env, &path).expect("nothing stands against it");
+        state
+    }
+}
+
+/// Where events go.
+pub(crate) struct Events<'a> {
+    pub(crate) out: &'a mut dyn Outputs,
+    /// Scratch memory for frames.
+    pub(crate) frame: &'a mut Vec<u8>,
+}
+
+impl Events<'_> {
+    /// Sends the event that `path` has changed to the owner of `watch`.
+    pub(crate) fn send(&mut self, watch: &Watch, path: &[u8]) {
+        let path = path.get(watch.prefix..).unwrap_or(path);
+        let len = path.len() + watch.token.len() + 2;
+        if len > MAX_PAYLOAD {
+            return;
+        }
+        let kind = MessageType::WatchEvent.to_u32();
+        let header = Header { kind, req_id: 0, tx_id: 0, len: len as u32 };
+        self.frame.clear();
+        self.frame.reserve(HEADER_LEN + len);
+        self.frame.extend_from_slice(&header.encode());
+        self.frame.extend_from_slice(path);
+        self.frame.push(0);
+        self.frame.extend_from_slice(&watch.token);
+        self.frame.push(0);
+        self.out.event(watch.conn, self.frame);
+    }
+}
+
+/// Permissions and generation of a node that a client must be able to read, to
+/// be told of a change.
+pub(crate) type Readable<'a> = (&'a Perms, u64);
+
+impl State {
+    /// A store of the root alone.
+    pub(crate) fn empty() -> Self {
+        Self {
+            store: Store::empty(),
+            version: 0,
+            generation: 0,
+            domains: Domains::default(),
+            quotas: Quotas::default(),
+            conns: PMap::default(),
+            watches: Watches::default(),
+            transactions: PMap::default(),
+            fair: Fair::default(),
+            log: false,
+        }
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        let mixer = Mixer::new()
+            .word(self.store.digest())
+            .word(self.version)
+            .word(self.generation)
+            .word(self.conns.total().digest)
+            .word(self.transactions.total().digest)
+            .word(u64::from(self.log));
+        let mixer = self.watches.mix(self.domains.mix(mixer));
+        Digest(self.fair.mix(self.quotas.mix(mixer)).finish())
+    }
+
+    pub(crate) fn limits(&self, domid: DomId) -> Limits {
+        self.domains.limits(domid, &self.quotas)
+    }
+
+    /// The store, and what its operations need besides.
+    pub(crate) fn split(&mut self, caller: Caller, limits: Limits) -> (&mut Store, Env<'_>) {
+        let env =
+            Env { caller, limits, domains: &self.domains, generation: &mut self.generation };
+        (&mut self.store, env)
+    }
+
+    /// Something has changed that every open transaction has to notice.
+    pub(crate) fn touch(&mut self) {
+        self.version += 1;
+    }
+
+    /// Does an operation that alters the committed store, and tells the watchers.
+    ///
+    /// # Errors
+    /// As the operation has them.
+    pub(crate) fn alter(
+        &mut self,
+        conn: &Conn,
+        kind: MessageType,
+        payload: &[u8],
+        events: &mut Events<'_>,
+    ) -> Result<(), Fail> {
+        let caller = self.domains.caller(conn.domid);
+        let limits = self.limits(conn.domid);
+        let (store, mut env) = self.split(caller, limits);
+        let (path, changed) = crate::ops::nodes::alter(store, &mut env, kind, payload)?;
+        if !matches!(changed, Changed::Nothing) {
+            self.touch();
+            self.tell(&path, &changed, events)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the watchers of a change of the committed store.
+    pub(crate) fn tell(
+        &self,
+        path: &Path<'_>,
+        changed: &Changed,
+        events: &mut Events<'_>,
+    ) -> Result<(), Corruption> {
+        if self.watches.is_empty() {
+            return Ok(());
+        }
+        let mut readable: Vec<Readable<'_>> = Vec::new();
+        match changed {
+            Changed::Nothing => return Ok(()),
+            Changed::Removed(node) => {
+                let above = self.store.tree().find(path)?.above;
+                return self.tell_removed(path, node, above, events);
+            }
+            Changed::Perms { old, generation } => readable.push((old, *generation)),
+            Changed::Written => {}
+        }
+        let fired = self.watches.firing(path, Match::Subtree);
+        if fired.is_empty() {
+            return Ok(());
+        }
+        let found = self.store.tree().find(path)?;
+        for node in found.node.into_iter().chain([found.above]) {
+            readable.push((node.perms(), node.generation()));
+        }
+        self.send(&fired, path, &readable, events);
+        Ok(())
+    }
+
+    /// Tells the watchers of a removed subtree, from the bottom up: above the
+    /// top whoever watches from above, below it whoever watches the very node.
+    fn tell_removed(
+        &self,
+        path: &Path<'_>,
+        top: &crate::node::Node,
+        above: &crate::node::Node,
+        events: &mut Events<'_>,
+    ) -> Result<(), Corruption> {
+        let mut result = Ok(());
+        walk(top, above, path.text(), path.hash(), Order::After, &mut |met| {
+            let is_top = met.path.len() == path.text().len();
+            if is_top || self.watches.any_on(met.hash) {
+                let (node, parent) = (met.node, met.parent);
+                let readable =
+                    [(&**node.perms(), node.generation()), (&**parent.perms(), parent.generation())];
+                let mode = if is_top { Match::Subtree } else { Match::Exact };
+                match Path::absolute(met.path) {
+                    Ok(path) => self.fire(&path, mode, &readable, events),
+                    Err(_) => result = met.node.verify_at(met.hash),
+                }
+            }
+            Go::On
+        });
+        result
+    }
+
+    /// Sends the events of one change to those who may know of it.
+    pub(crate) fn fire(
+        &self,
+        path: &Path<'_>,
+        mode: Match,
+        readable: &[Readable<'_>],
+        events: &mut Events<'_>,
+    ) {
+        let fired = self.watches.firing(path, mode);
+        self.send(&fired, path, readable, events);
+    }
+
+    fn send(
+        &self,
+        fired: &[&Watch],
+        path: &Path<'_>,
+        readable: &[Readable<'_>],
+        events: &mut Events<'_>,
+    ) {
+        let mut last: Option<(ConnId, bool)> = None;
+        for watch in fired {
+            let allowed = match last {
+                Some((conn, allowed)) if conn == watch.conn => allowed,
+                _ => self.may_know(watch.conn, readable),
+            };
+            last = Some((watch.conn, allowed));
+            if allowed {
+                events.send(watch, path.text());
+            }
+        }
+    }
+
+    /// Whether a client may know of a change: it can read the node or its
+    /// parent, or could before the change.
+    fn may_know(&self, conn: ConnId, readable: &[Readable<'_>]) -> bool {
+        let Some(conn) = self.conns.get(&conn) else { return false };
+        if conn.domid == DomId(0) {
+            return !readable.is_empty();
+        }
+        let caller = self.domains.caller(conn.domid);
+        readable
+            .iter()
+            .any(|(perms, generation)| perms.rights(&caller, *generation).allow(Rights::READ))
+    }
+
+    /// Fires the watches on a special event about a domain.
+    pub(crate) fn fire_special(&self, name: &[u8], domid: DomId, events: &mut Events<'_>) {
+        let Some(node) = self.store.tree().special(name) else { return };
+        let root = self.store.tree().root();
+        let readable =
+            [(&**node.perms(), node.generation()), (&**root.perms(), root.generation())];
+        let mut text = name.to_vec();
+        let special = |text: &[u8]| Path::parse(text, DomId(0), None, true).map(Path::into_owned);
+        if let Ok(path) = special(&text) {
+            self.fire(&path, Match::WithoutDepth, &readable, events);
+        }
+        text.push(b'/');
+        decimal::put(u64::from(domid.0), &mut text);
+        if let Ok(path) = special(&text) {
+            self.fire(&path, Match::WithDepth, &readable, events);
+        }
+    }
+
+    /// Forgets a connection and all it holds.
+    pub(crate) fn drop_conn(&mut self, conn: ConnId) {
+        self.reset_conn(conn);
+        self.conns.remove(&conn);
+    }
+
+    /// Drops the watches and transactions of a connection.
+    pub(crate) fn reset_conn(&mut self, conn: ConnId) {
+        let Some(Conn { domid, .. }) = self.conns.get(&conn).copied() else { return };
+        for watch in self.watches.of(conn) {
+            self.watches.remove(&watch);
+            self.domains.account(domid, |held| {
+                held.watches -= 1;
+                held.bytes -= watch.accounted();
+            });
+        }
+        let mut open = Vec::new();
+        self.transactions.visit_from(&(conn, 0), &mut |key, _| {
+            if key.0 == conn {
+                open.push(key.1);
+            }
+            key.0 == conn
+        });
+        for id in open {
+            self.drop_transaction(domid, conn, id);
+        }
+        self.fair.forget(conn);
+    }
+
+    /// Takes a transaction out.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub(crate) fn drop_transaction(
+        &mut self,
+        domid: DomId,
+        conn: ConnId,
+        id: u32,
+    ) -> Option<Arc<Transaction>> {
+        let transaction = self.transactions.remove(&(conn, id))?;
+        self.domains.account(domid, |held| {
+            held.transactions -= 1;
+            held.bytes -= transaction.bytes();
+        });
+        Some(transaction)
+    }
+
+    /// The connections of a domain.
+    pub(crate) fn conns_of(&self, domid: DomId) -> Vec<ConnId> {
+        let mut found = Vec::new();
+        self.conns.visit(&mut |id, conn| {
+            if conn.domid == domid {
+                found.push(*id);
+            }
+            true
+        });
+        found
+    }
+}
+
+/// A request that no handler took: nothing to tell but this.
+pub(crate) fn unknown<T>() -> Result<T, Fail> {
+    Err(Errno::ENOSYS.into())
+}

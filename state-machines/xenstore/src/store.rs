@@ -1,0 +1,476 @@
+//! The store proper: the tree and who owns how much of it, and the operations
+//! on nodes, with the checks that Xen's daemon makes in the order in which it
+//! makes them. A transaction works on a copy of the whole, which costs nothing.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use state_machine::{Corruption, DomId, Mixer};
+
+use crate::domain::Domains;
+use crate::node::{Child, Content, Node};
+use crate::path::Path;
+use crate::perms::{Caller, Perms, Rights};
+use crate::pmap::{Measured, PMap};
+use crate::quota::{Limits, Quota};
+use crate::tree::{Go, Order, Tree, walk};
+use crate::wire::Errno;
+
+/// Why an operation was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fail {
+    /// The client is told so.
+    Errno(Errno),
+    /// The client is told nothing: the replica stops.
+    Corrupt(Corruption),
+}
+
+impl From<Errno> for Fail {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl From<Corruption> for Fail {
+    fn from(corruption: Corruption) -> Self {
+        Self::Corrupt(corruption)
+    }
+}
+
+/// What a domain owns of a tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owned {
+    pub(crate) domid: DomId,
+    pub(crate) nodes: u64,
+    /// As Xen's daemon counts: values, permissions, child lists and paths.
+    pub(crate) bytes: u64,
+}
+
+impl Measured for Owned {
+    fn digest(&self) -> u64 {
+        Mixer::new().word(u64::from(self.domid.0)).word(self.nodes).word(self.bytes).finish()
+    }
+}
+
+/// Who asks, and what an operation needs to know besides the store.
+#[derive(Debug)]
+pub(crate) struct Env<'a> {
+    pub(crate) caller: Caller,
+    pub(crate) limits: Limits,
+    pub(crate) domains: &'a Domains,
+    /// Counts changes; every changed node gets a number of its own.
+    pub(crate) generation: &'a mut u64,
+}
+
+impl Env<'_> {
+    fn next_generation(&mut self) -> u64 {
+        *self.generation += 1;
+        *self.generation
+    }
+
+    fn refreshed(&self, node: &Node) -> Arc<Perms> {
+        node.perms().refreshed(|domid| self.domains.was_live(domid, node.generation()))
+    }
+}
+
+/// What an operation changed.
+#[derive(Clone, Debug)]
+pub(crate) enum Changed {
+    Nothing,
+    /// The node at the operation's path was created or written.
+    Written,
+    /// The node's permissions changed; these are the old ones.
+    Perms { old: Arc<Perms>, generation: u64 },
+    /// The node was removed, with everything below.
+    Removed(Arc<Node>),
+}
+
+/// New permissions and a new generation for a node, and what that does to its
+/// digest.
+struct Mark {
+    perms: Arc<Perms>,
+    generation: u64,
+    content: u64,
+    delta: u64,
+}
+
+impl Mark {
+    fn new(node: &Node, hash: u64, perms: Arc<Perms>, generation: u64) -> Self {
+        let content = Content { perms: perms.clone(), generation, ..node.as_content() };
+        let content = content.digest(hash);
+        Self { perms, generation, content, delta: content.wrapping_sub(node.content()) }
+    }
+}
+
+/// The tree and its accounts.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    tree: Tree,
+    owned: PMap<DomId, Owned>,
+}
+
+/// Bytes that a node is accounted for besides what is below: Xen's record
+/// header, permissions and value.
+fn own_bytes(perms: &Perms, value: &[u8]) -> u64 {
+    16 + 8 * perms.entries().len() as u64 + value.len() as u64
+}
+
+/// Bytes that a node at a path of `path_len` bytes is accounted for.
+fn accounted(node: &Node, path_len: usize) -> u64 {
+    own_bytes(node.perms(), node.value()) + node.child_list_len() + path_len as u64
+}
+
+impl Store {
+    /// A store of the root alone.
+    pub(crate) fn empty() -> Self {
+        let mut store = Self { tree: Tree::new(), owned: PMap::default() };
+        let bytes = accounted(store.tree.root(), 1);
+        store.account(DomId(0), 1, bytes);
+        store
+    }
+
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    pub(crate) fn owned(&self, domid: DomId) -> Owned {
+        self.owned.get(&domid).copied().unwrap_or(Owned { domid, ..Owned::default() })
+    }
+
+    /// All accounts.
+    pub(crate) fn accounts(&self) -> Vec<Owned> {
+        let mut all = Vec::new();
+        self.owned.visit(&mut |_, owned| {
+            all.push(*owned);
+            true
+        });
+        all
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        Mixer::new().word(self.tree.digest()).word(self.owned.total().digest).finish()
+    }
+
+    fn account(&mut self, domid: DomId, nodes: i64, bytes: u64) {
+        self.account_by(domid, nodes, bytes.cast_signed());
+    }
+
+    fn account_by(&mut self, domid: DomId, nodes: i64, bytes: i64) {
+        if nodes == 0 && bytes == 0 {
+            return;
+        }
+        let old = self.owned(domid);
+        let new = Owned {
+            domid,
+            nodes: old.nodes.saturating_add_signed(nodes),
+            bytes: old.bytes.saturating_add_signed(bytes),
+        };
+        if new.nodes == 0 {
+            self.owned.remove(&domid);
+            return;
+        }
+        let delta = new.digest().wrapping_sub(old.digest());
+        match self.owned.change(&domid, delta) {
+            Some(owned) => *owned = new,
+            None => {
+                self.owned.insert(domid, new);
+            }
+        }
+    }
+
+    /// The node at `path`, which `caller` must have the rights `need` on.
+    ///
+    /// # Errors
+    /// `EACCES` without the rights; also for a missing node, when the caller has
+    /// none of them on the node above: it is not to learn what is there.
+    /// `ENOENT` otherwise.
+    pub(crate) fn get(
+        &self,
+        caller: &Caller,
+        path: &Path<'_>,
+        need: Rights,
+    ) -> Result<&Node, Fail> {
+        let found = self.tree.find(path)?;
+        if let Some(node) = found.node {
+            node.verify_at(path.hash())?;
+            if !node.perms().rights(caller, node.generation()).allow(need) {
+                return Err(Errno::EACCES.into());
+            }
+            return Ok(node);
+        }
+        if !caller.is_privileged() {
+            let above = found.above;
+            above.verify_at(path.hash_at(found.depth))?;
+            if !above.perms().rights(caller, above.generation()).touch(need) {
+                return Err(Errno::EACCES.into());
+            }
+        }
+        Err(Errno::ENOENT.into())
+    }
+
+    /// Whether `amount` more bytes would be too much for `owner`. Only those who
+    /// are limited themselves are held to it.
+    fn check_memory(&self, env: &Env<'_>, owner: DomId, more: i64) -> Result<(), Errno> {
+        if more <= 0 || owner != env.caller.own.domid {
+            return Ok(());
+        }
+        let held = env.domains.held(owner).bytes;
+        let bytes = self.owned(owner).bytes.saturating_add_signed(more) + held;
+        if env.limits.exceeded(Quota::Memory, bytes) { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
+    fn check_size(env: &Env<'_>, bytes: u64) -> Result<(), Errno> {
+        if env.limits.exceeded(Quota::NodeSize, bytes) { Err(Errno::ENOSPC) } else { Ok(()) }
+    }
+
+    /// WRITE.
+    ///
+    /// # Errors
+    /// As [`Self::get`] and [`Self::create`]; `ENOSPC`, `ENOMEM` over quota.
+    pub(crate) fn write(
+        &mut self,
+        env: &mut Env<'_>,
+        path: &Path<'_>,
+        value: &[u8],
+    ) -> Result<Changed, Fail> {
+        let node = match self.get(&env.caller, path, Rights::WRITE) {
+            Ok(node) => node,
+            Err(Fail::Errno(Errno::ENOENT)) => return self.create(env, path, value),
+            Err(fail) => return Err(fail),
+        };
+        let perms = env.refreshed(node);
+        Self::check_size(env, own_bytes(&perms, value) + node.child_list_len())?;
+        let more = value.len() as i64 - node.value().len() as i64;
+        let owner = perms.owner();
+        self.check_memory(env, owner, more)?;
+        let generation = env.next_generation();
+        let content = Content { value, perms, generation, ..node.as_content() };
+        let new = content.digest(path.hash());
+        let (delta, perms) = (new.wrapping_sub(node.content()), content.perms);
+        self.tree.change(path, path.len(), delta)?.replace(value, perms, generation, new);
+        self.account_by(owner, 0, more);
+        Ok(Changed::Written)
+    }
+
+    /// MKDIR.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) fn mkdir(&mut self, env: &mut Env<'_>, path: &Path<'_>) -> Result<Changed, Fail> {
+        match self.get(&env.caller, path, Rights::WRITE) {
+            Ok(_) => Ok(Changed::Nothing),
+            Err(Fail::Errno(Errno::ENOENT)) => self.create(env, path, b""),
+            Err(fail) => Err(fail),
+        }
+    }
+
+    /// Creates a missing node and those missing above it.
+    fn create(
+        &mut self,
+        env: &mut Env<'_>,
+        path: &Path<'_>,
+        value: &[u8],
+    ) -> Result<Changed, Fail> {
+        let found = self.tree.find(path)?;
+        let (above, depth) = (found.above, found.depth);
+        let above_hash = path.hash_at(depth);
+        above.verify_at(above_hash)?;
+        let above_perms = env.refreshed(above);
+        let perms = above_perms.inherited(&env.caller);
+        let owner = perms.owner();
+        let levels = path.len() - depth;
+
+        // All checks come first, so that there is nothing to take back.
+        let nodes = self.owned(owner).nodes + levels as u64;
+        if env.limits.exceeded(Quota::Nodes, nodes) {
+            return Err(Errno::ENOSPC.into());
+        }
+        let mut bytes = 0;
+        for level in depth..path.len() {
+            let is_last = level + 1 == path.len();
+            let below = if is_last { 0 } else { path.name(level + 1).len() as u64 + 1 };
+            let size = own_bytes(&perms, if is_last { value } else { b"" }) + below;
+            Self::check_size(env, size)?;
+            bytes += size + path.text_at(level + 1).len() as u64;
+        }
+        let entry = path.name(depth).len() as u64 + 1;
+        let above_size = own_bytes(&above_perms, above.value()) + above.child_list_len();
+        Self::check_size(env, above_size + entry)?;
+        self.check_memory(env, owner, bytes.cast_signed())?;
+
+        let mut child: Option<Child> = None;
+        for level in (depth..path.len()).rev() {
+            let generation = env.next_generation();
+            let hash = path.hash_at(level + 1);
+            let content = Content {
+                name: path.name(level),
+                value: if child.is_none() { value } else { b"" },
+                perms: perms.clone(),
+                born: generation,
+                generation,
+            };
+            let mut node = Node::new(hash, &content);
+            if let Some(child) = child.take() {
+                node.adopt(child);
+            }
+            child = Some(Child { hash, node: Arc::new(node) });
+        }
+        let Some(child) = child else { return Ok(Changed::Nothing) };
+        let above_owner = above_perms.owner();
+        let mark = Mark::new(above, above_hash, above_perms, env.next_generation());
+        self.remark(path, depth, mark, child.node.digest())?.adopt(child);
+        self.account(owner, levels as i64, bytes);
+        self.account(above_owner, 0, entry);
+        Ok(Changed::Written)
+    }
+
+    /// Gives the node at the first `depth` components the permissions and
+    /// generation of `mark`, where the digest below it is about to grow by
+    /// `below`.
+    fn remark(
+        &mut self,
+        path: &Path<'_>,
+        depth: usize,
+        mark: Mark,
+        below: u64,
+    ) -> Result<&mut Node, Corruption> {
+        let node = self.tree.change(path, depth, mark.delta.wrapping_add(below))?;
+        node.mark(mark.perms, mark.generation, mark.content);
+        Ok(node)
+    }
+
+    /// RM.
+    ///
+    /// # Errors
+    /// As [`Self::get`]; `EINVAL` for `/`, `ENOENT` when the parent is missing
+    /// too.
+    pub(crate) fn remove(&mut self, env: &mut Env<'_>, path: &Path<'_>) -> Result<Changed, Fail> {
+        match self.get(&env.caller, path, Rights::WRITE) {
+            Ok(_) if path.is_root() => return Err(Errno::EINVAL.into()),
+            Ok(_) => {}
+            Err(Fail::Errno(Errno::ENOENT)) => {
+                // Gone already is fine, if only there is a parent.
+                let has_parent = self.tree.find(path)?.depth + 1 == path.len();
+                return if has_parent { Ok(Changed::Nothing) } else { Err(Errno::ENOENT.into()) };
+            }
+            Err(fail) => return Err(fail),
+        }
+        self.cut(env, path).map(Changed::Removed)
+    }
+
+    /// Takes an existing node out, with everything below.
+    pub(crate) fn cut(&mut self, env: &mut Env<'_>, path: &Path<'_>) -> Result<Arc<Node>, Fail> {
+        let depth = path.len() - 1;
+        let found = self.tree.find(path)?;
+        let node = found.node.ok_or(Errno::ENOENT)?;
+        found.above.verify_at(path.hash_at(depth))?;
+        let (born, digest) = (node.born(), node.digest());
+        let perms = env.refreshed(found.above);
+        let parent_owner = perms.owner();
+        let mark = Mark::new(found.above, path.hash_at(depth), perms, env.next_generation());
+        let parent = self.remark(path, depth, mark, digest.wrapping_neg())?;
+        let child = parent.disown(born).ok_or(Errno::ENOENT)?;
+        self.account_by(parent_owner, 0, -(child.bytes().cast_signed()));
+        self.unaccount(&child.node, path)?;
+        Ok(child.node)
+    }
+
+    /// Takes a removed subtree off its owners' accounts.
+    fn unaccount(&mut self, top: &Node, path: &Path<'_>) -> Result<(), Corruption> {
+        let mut gone: Vec<(DomId, i64, i64)> = Vec::new();
+        let mut checked = Ok(());
+        let root = top;
+        walk(top, root, path.text(), path.hash(), Order::Before, &mut |met| {
+            checked = met.node.verify_at(met.hash);
+            let (owner, bytes) = (met.node.perms().owner(), accounted(met.node, met.path.len()));
+            let bytes = bytes.cast_signed();
+            match gone.iter_mut().find(|entry| entry.0 == owner) {
+                Some(entry) => *entry = (owner, entry.1 + 1, entry.2 + bytes),
+                None => gone.push((owner, 1, bytes)),
+            }
+            if checked.is_ok() { Go::On } else { Go::Stop }
+        });
+        checked?;
+        for (owner, nodes, bytes) in gone {
+            self.account_by(owner, -nodes, -bytes);
+        }
+        Ok(())
+    }
+
+    /// SET_PERMS, to permissions whose owner exists.
+    ///
+    /// # Errors
+    /// As [`Self::get`], `EPERM` for a guest that gives a node away, `ENOSPC` and
+    /// `ENOMEM` over quota.
+    pub(crate) fn set_perms(
+        &mut self,
+        env: &mut Env<'_>,
+        path: &Path<'_>,
+        mut perms: Perms,
+    ) -> Result<Changed, Fail> {
+        let node = self.get(&env.caller, path, Rights::WRITE_AND_OWN)?;
+        let old = node.perms().clone();
+        if !env.caller.is_privileged() && perms.owner() != old.owner() {
+            return Err(Errno::EPERM.into());
+        }
+        for entry in &mut perms.entries_mut()[1..] {
+            entry.stale = !env.domains.is_live(entry.domid);
+        }
+        Self::check_size(env, own_bytes(&perms, node.value()) + node.child_list_len())?;
+        let old_generation = node.generation();
+        let before = accounted(node, path.text().len()).cast_signed();
+        let more = 8 * (perms.entries().len() as i64 - old.entries().len() as i64);
+        self.check_memory(env, perms.owner(), more)?;
+        let perms = Arc::new(perms);
+        let mark = Mark::new(node, path.hash(), perms.clone(), env.next_generation());
+        self.remark(path, path.len(), mark, 0)?;
+        if !path.is_special() {
+            self.account_by(old.owner(), -1, -before);
+            self.account_by(perms.owner(), 1, before + more);
+        }
+        Ok(Changed::Perms { old, generation: old_generation })
+    }
+
+    /// Puts back a node of a snapshot, as a child of one that is there.
+    pub(crate) fn restore(&mut self, path: &Path<'_>, content: &Content<'_>) -> Result<(), Fail> {
+        let found = self.tree.find(path)?;
+        let hash = path.hash();
+        if found.node.is_some() || path.len() != found.depth + 1 {
+            return Err(Errno::EINVAL.into());
+        }
+        let above_owner = found.above.perms().owner();
+        let node = Arc::new(Node::new(hash, content));
+        let bytes = accounted(&node, path.text().len());
+        let delta = node.digest();
+        let parent = self.tree.change(path, found.depth, delta)?;
+        parent.adopt(Child { hash, node });
+        self.account(content.perms.owner(), 1, bytes);
+        self.account(above_owner, 0, content.name.len() as u64 + 1);
+        Ok(())
+    }
+
+    /// Makes an existing node what `content` says, its birth and children apart.
+    pub(crate) fn rewrite(&mut self, path: &Path<'_>, content: &Content<'_>) -> Result<(), Fail> {
+        let node = self.tree.find(path)?.node.ok_or(Errno::ENOENT)?;
+        let content = Content { born: node.born(), ..content.clone() };
+        let new = content.digest(path.hash());
+        let (old, len) = (node.perms().owner(), path.text().len());
+        let before = accounted(node, len).cast_signed();
+        let delta = new.wrapping_sub(node.content());
+        let perms = content.perms.clone();
+        let (value, generation) = (content.value, content.generation);
+        let owner = perms.owner();
+        let node = self.tree.change(path, path.len(), delta)?;
+        node.replace(value, perms, generation, new);
+        if !path.is_special() {
+            let after = accounted(node, len).cast_signed();
+            self.account_by(old, -1, -before);
+            self.account_by(owner, 1, after);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn tree_mut(&mut self) -> &mut Tree {
+        &mut self.tree
+    }
+}

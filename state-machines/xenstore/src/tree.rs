@@ -1,0 +1,237 @@
+//! The tree of nodes: persistent, so that a copy costs nothing and a change
+//! costs only the blocks on its path.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use state_machine::{Corruption, Mixer};
+
+use crate::node::{Child, Content, Node};
+use crate::path::{INTRODUCE_DOMAIN, Path, RELEASE_DOMAIN, ROOT_HASH, child_hash, special_hash};
+use crate::perms::Perms;
+
+/// The tree, and the two special nodes beside it, which have permissions but no
+/// place.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    root: Arc<Node>,
+    introduce: Arc<Node>,
+    release: Arc<Node>,
+}
+
+/// Where a path leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'s> {
+    /// The node, if it exists.
+    pub(crate) node: Option<&'s Node>,
+    /// The deepest node above it that exists: the parent of a node that does.
+    /// The root is its own.
+    pub(crate) above: &'s Node,
+    /// Components of the path of `above`.
+    pub(crate) depth: usize,
+}
+
+impl Tree {
+    /// A tree of the root alone, and the special nodes.
+    pub(crate) fn new() -> Self {
+        let perms = Arc::new(Perms::initial());
+        let node = |hash| {
+            let perms = perms.clone();
+            let content = Content { name: b"", value: b"", perms, born: 0, generation: 0 };
+            Arc::new(Node::new(hash, &content))
+        };
+        Self {
+            root: node(ROOT_HASH),
+            introduce: node(special_hash(INTRODUCE_DOMAIN)),
+            release: node(special_hash(RELEASE_DOMAIN)),
+        }
+    }
+
+    pub(crate) fn root(&self) -> &Node {
+        &self.root
+    }
+
+    /// A special node, by its path.
+    pub(crate) fn special(&self, text: &[u8]) -> Option<&Node> {
+        match text {
+            INTRODUCE_DOMAIN => Some(&self.introduce),
+            RELEASE_DOMAIN => Some(&self.release),
+            _ => None,
+        }
+    }
+
+    fn special_mut(&mut self, text: &[u8]) -> Option<&mut Node> {
+        match text {
+            INTRODUCE_DOMAIN => Some(Arc::make_mut(&mut self.introduce)),
+            RELEASE_DOMAIN => Some(Arc::make_mut(&mut self.release)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        let mixer = Mixer::new().word(self.root.digest());
+        mixer.word(self.introduce.content()).word(self.release.content()).finish()
+    }
+
+    /// Follows `path` as far as it goes. The nodes found are not verified.
+    ///
+    /// # Errors
+    /// [`Corruption`] of a name on the way.
+    pub(crate) fn find(&self, path: &Path<'_>) -> Result<Found<'_>, Corruption> {
+        if path.is_special() {
+            let node = self.special(path.text());
+            return Ok(Found { node, above: &self.root, depth: 0 });
+        }
+        let (mut above, mut node) = (&*self.root, &*self.root);
+        for depth in 0..path.len() {
+            let hash = path.hash_at(depth + 1);
+            above = node;
+            let child = match node.children() {
+                Some(children) => children.get(path.hash_at(depth), hash, path.name(depth))?,
+                None => None,
+            };
+            match child {
+                Some(child) => node = &child.node,
+                None => return Ok(Found { node: None, above, depth }),
+            }
+        }
+        Ok(Found { node: Some(node), above, depth: path.len().saturating_sub(1) })
+    }
+
+    /// The node at the first `len` components of `path`, to be changed such that
+    /// the digest of everything below the root grows by `delta`.
+    ///
+    /// # Errors
+    /// [`Corruption`] when it is not there: the caller has just found it.
+    pub(crate) fn change(
+        &mut self,
+        path: &Path<'_>,
+        len: usize,
+        delta: u64,
+    ) -> Result<&mut Node, Corruption> {
+        let lost = |path: &Path<'_>| {
+            let text = String::from_utf8_lossy(path.text()).into_owned();
+            Corruption { what: format!("{text:?} is lost") }
+        };
+        if path.is_special() {
+            return self.special_mut(path.text()).ok_or_else(|| lost(path));
+        }
+        let mut node = Arc::make_mut(&mut self.root);
+        for depth in 0..len {
+            let (parent, hash) = (path.hash_at(depth), path.hash_at(depth + 1));
+            let children = node.children().ok_or_else(|| lost(path))?;
+            let child = children.get(parent, hash, path.name(depth))?;
+            let born = child.ok_or_else(|| lost(path))?.node.born();
+            node = node.change_child(born, delta).ok_or_else(|| lost(path))?;
+        }
+        Ok(node)
+    }
+
+    /// Flips a bit in one node, behind the back of all digests. Which node and
+    /// which bit depends on `seed`.
+    pub(crate) fn flip_bit(&mut self, seed: u64) {
+        let mut seeds = state_machine::mix64(seed);
+        let mut node = Arc::make_mut(&mut self.root);
+        loop {
+            seeds = state_machine::mix64(seeds);
+            let count = node.children().map_or(0, |children| children.count());
+            // Deeper nodes are more; a leaf ends the descent in any case.
+            if count == 0 || seeds.is_multiple_of(8) {
+                break;
+            }
+            let skip = (seeds >> 8) % count;
+            let mut number = 0;
+            let mut born = 0;
+            if let Some(children) = node.children() {
+                children.order().visit(&mut |key, _| {
+                    born = *key;
+                    number += 1;
+                    number <= skip
+                });
+            }
+            node = node.tamper_child(born).expect("it was just seen");
+        }
+        node.flip_bit(seeds >> 3);
+    }
+}
+
+/// A node met on a [`walk`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Met<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) hash: u64,
+    pub(crate) parent: &'a Node,
+    pub(crate) path: &'a [u8],
+}
+
+/// When a [`walk`] shows a node: before or after its children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Before,
+    After,
+}
+
+/// Whether a [`walk`] goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Go {
+    On,
+    /// Not into the children of this node; only with [`Order::Before`].
+    Past,
+    Stop,
+}
+
+/// Walks over `top`, whose path is `path`, and everything below, in the order
+/// of creation. Needs no stack, however deep the tree is.
+pub(crate) fn walk(
+    top: &Node,
+    above: &Node,
+    path: &[u8],
+    hash: u64,
+    order: Order,
+    meet: &mut dyn FnMut(Met<'_>) -> Go,
+) {
+    struct Level<'a> {
+        node: &'a Node,
+        hash: u64,
+        path_len: usize,
+        next: u64,
+    }
+    let mut text = path.to_vec();
+    let met = Met { node: top, hash, parent: above, path };
+    if order == Order::Before && meet(met) != Go::On {
+        return;
+    }
+    let mut levels = alloc::vec![Level { node: top, hash, path_len: path.len(), next: 0 }];
+    while let Some(level) = levels.last_mut() {
+        let next = level.node.children().and_then(|all| all.order().next_from(&level.next));
+        if let Some((born, child)) = next {
+            level.next = born + 1;
+            let parent = level.node;
+            text.truncate(level.path_len);
+            if text.len() > 1 {
+                text.push(b'/');
+            }
+            text.extend_from_slice(child.node.name());
+            // The hash follows from the names, so that a broken name shows.
+            let hash = child_hash(level.hash, child.node.name());
+            if order == Order::Before {
+                match meet(Met { node: &child.node, hash, parent, path: &text }) {
+                    Go::On => {}
+                    Go::Past => continue,
+                    Go::Stop => return,
+                }
+            }
+            levels.push(Level { node: &child.node, hash, path_len: text.len(), next: 0 });
+            continue;
+        }
+        let (node, hash) = (level.node, level.hash);
+        text.truncate(level.path_len);
+        levels.pop();
+        let parent = levels.last().map_or(above, |level| level.node);
+        if order == Order::After && meet(Met { node, hash, parent, path: &text }) == Go::Stop {
+            return;
+        }
+    }
+}
