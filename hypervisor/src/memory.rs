@@ -70,7 +70,6 @@ impl Segment {
         let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map_err(system("memfd_create"))?;
         rustix::fs::ftruncate(&fd, len as u64).map_err(system("ftruncate"))?;
-        // The last seal (SEAL) is added when the set of writers is settled.
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW)
             .map_err(system("fcntl(F_ADD_SEALS)"))?;
         Ok(Self { fd, len })
@@ -119,6 +118,15 @@ impl Segment {
     fn map(&self, prot: ProtFlags) -> Result<View, MemoryError> {
         let mapping = Mapping::new(&self.fd, self.len, prot)?;
         Ok(View { base: mapping.base, len: self.len, _mapping: Arc::new(mapping) })
+    }
+
+    /// Fixes what may be done with the segment: no other seal can be added any
+    /// more. Otherwise somebody who may write could forbid writing to all others.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn fix_seals(&self) -> Result<(), MemoryError> {
+        rustix::fs::fcntl_add_seals(&self.fd, SealFlags::SEAL).map_err(system("fcntl(F_ADD_SEALS)"))
     }
 
     /// Forbids all future writers: mappings made before keep writing, nobody can
@@ -431,6 +439,15 @@ mod tests {
         writer.store(0, 1);
         assert!(segment.map_writable().is_err());
         assert_eq!(segment.map_read_only().unwrap().load(0), 1);
+    }
+
+    #[test]
+    fn nobody_can_forbid_what_is_fixed() {
+        let segment = Segment::create("test", PAGE_BYTES).unwrap();
+        segment.fix_seals().unwrap();
+        let other = Segment::from_fd(segment.duplicate_fd().unwrap()).unwrap();
+        assert!(other.forbid_new_writers().is_err());
+        segment.discard_contents().unwrap();
     }
 
     #[test]

@@ -178,7 +178,7 @@ const ALWAYS: &[i64] = &[
     libc::SYS_uname,
     libc::SYS_getcpu,
     libc::SYS_sched_getaffinity,
-    // Descriptors that are open.
+    // Descriptors that are open; fcntl has conditions.
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_write,
@@ -187,7 +187,6 @@ const ALWAYS: &[i64] = &[
     libc::SYS_close_range,
     libc::SYS_dup,
     libc::SYS_dup3,
-    libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_lseek,
     // Memory; mmap and mprotect have conditions.
@@ -208,6 +207,20 @@ const ALWAYS: &[i64] = &[
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
+];
+
+/// What may be done to a descriptor. Not F_SETFL: it could make a doorbell that is
+/// shared with the host block the host. Not F_ADD_SEALS.
+const DESCRIPTOR_COMMANDS: &[libc::c_int] = &[
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETLK,
+    libc::F_SETLK,
+    libc::F_OFD_SETLK,
+    libc::F_GET_SEALS,
 ];
 
 #[cfg(target_arch = "x86_64")]
@@ -287,6 +300,11 @@ fn allow_filter(files: &FileAccess) -> Result<BpfProgram, SandboxError> {
     // it fails with ENOSYS, and the C library uses clone.
     let thread = libc::CLONE_THREAD as u64;
     rules.insert(libc::SYS_clone, vec![if_arg(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
+    let commands = DESCRIPTOR_COMMANDS
+        .iter()
+        .map(|command| if_arg(1, SeccompCmpOp::Eq, command.unsigned_abs().into()))
+        .collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_fcntl, commands);
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![if_arg(0, SeccompCmpOp::Eq, own)?]);
     // Its own limits may be asked for; 0 and its own id mean itself.

@@ -93,7 +93,7 @@ impl DeathWatch {
         on_death: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
         let stopping = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new().name("death-watch".into()).stack_size(64 << 10);
+        let thread = std::thread::Builder::new().name("death-watch".into()).stack_size(256 << 10);
         let thread = thread.spawn({
             let page = page.clone();
             let stopping = Arc::clone(&stopping);

@@ -7,7 +7,9 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-/// An `eventfd` on which its owner sleeps and that others ring.
+/// An `eventfd` on which its owner sleeps and that others ring. It never blocks
+/// those who ring; that it does not is a property shared by all who hold it, so
+/// that they must not be able to change it (see [`crate::sandbox`]).
 #[derive(Debug)]
 pub struct Doorbell {
     fd: OwnedFd,

@@ -193,6 +193,7 @@ impl HostSlot {
         config: &FabricConfig,
     ) -> Result<Self, FabricError> {
         let segment = Segment::create(&format!("rvmm-slot-{slot}"), config.slot_region_bytes())?;
+        segment.fix_seals()?;
         // The host never writes a replica's memory: it only empties it.
         let region = segment.map_read_only()?;
         let control = Producer::new(

@@ -237,6 +237,25 @@ fn a_hostile_output_ring_is_an_error_for_the_host_alone() {
     assert!(matches!(outcome, Err(RingError::Corrupt(_))));
 }
 
+fn survives_any_page(words: Vec<(u16, u64)>) -> bool {
+    let segment = crate::memory::Segment::create("test", crate::memory::PAGE_BYTES).unwrap();
+    let memory = segment.map_writable().unwrap();
+    let page = ReplicaPageView::new(memory.read_only());
+    for (place, word) in words {
+        memory.store(usize::from(place) % 120 * 8, word);
+        let _ = (page.role(), page.digests(), page.must_be_woken());
+        if page.crash_reason().is_some_and(|reason| reason.chars().count() > CRASH_REASON_MAX) {
+            return false;
+        }
+    }
+    true
+}
+
+#[test]
+fn no_harm_from_any_page() {
+    quickcheck::quickcheck(survives_any_page as fn(Vec<(u16, u64)>) -> bool);
+}
+
 #[test]
 fn nobody_rings_for_those_who_are_awake() {
     let mut host = HostFabric::new(small()).unwrap();

@@ -117,7 +117,8 @@ impl Sender {
     }
 
     /// Whether messages wait for room in the ring. They go out with a later
-    /// [`Sender::flush`].
+    /// [`Sender::flush`]; a party with a backlog must flush once more between saying
+    /// that it sleeps and sleeping, or room that came meanwhile is not noticed.
     #[must_use]
     pub fn has_backlog(&self) -> bool {
         !self.backlog.is_empty()

@@ -37,6 +37,7 @@ pub(super) fn play(what: &str) -> i32 {
             },
             || {
                 let Ok(bell) = Doorbell::new() else { return false };
+                let Ok(bell) = bell.duplicate_fd().map(Doorbell::from_fd) else { return false };
                 bell.ring();
                 bell.wait(Duration::from_secs(1)) && !bell.wait(Duration::from_millis(1))
             },
@@ -54,6 +55,10 @@ pub(super) fn play(what: &str) -> i32 {
             || std::fs::File::open("/dev/null").is_err(),
             || std::fs::read_dir("/").is_err(),
             || std::fs::remove_file("/no/such/file").is_err(),
+            || {
+                let Ok(bell) = Doorbell::new() else { return false };
+                rustix::fs::fcntl_setfl(&bell, rustix::fs::OFlags::empty()).is_err()
+            },
             // SAFETY: if it is refused nothing happens, and otherwise the child of the
             // fork ends at once.
             || match unsafe { libc::fork() } {
