@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod checker;
 pub mod client;
+pub mod differential;
 pub mod harness;
 pub mod history;
 pub mod peers;

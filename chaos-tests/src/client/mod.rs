@@ -161,6 +161,12 @@ impl<T: Transport> Client<T> {
         &self.transport
     }
 
+    /// What carries the bytes, without the client.
+    #[must_use]
+    pub fn into_transport(self) -> T {
+        self.transport
+    }
+
     /// Requests that were queued or sent and are not answered yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {

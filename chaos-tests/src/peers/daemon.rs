@@ -128,6 +128,14 @@ impl Peer {
         Ok(Client::over(guest))
     }
 
+    /// Makes domain `domid` exist, without introducing it.
+    ///
+    /// # Errors
+    /// [`PeerError::Io`].
+    pub fn create_domain(&self, domid: u16) -> Result<(), PeerError> {
+        RingGuest::create(&self.dir, domid).map(|_| ())
+    }
+
     /// Ends domain `domid` as the hypervisor would report it.
     ///
     /// # Errors

@@ -1,0 +1,526 @@
+//! Making steps on both sides and comparing what comes back.
+
+use std::collections::HashMap;
+
+use xenstore::wire::MessageType as Type;
+
+use super::CONNECTIONS;
+use super::endpoint::{Answer, Endpoint, EndpointError};
+use super::generate::Generator;
+use super::op::{Act, ConnAt, Op, TxHandle, TxRef};
+use super::report::{Failure, Report};
+use super::rules::{Answered, Rule, explain, special};
+use super::tree;
+use crate::client::Event;
+
+/// No daemon gives this id: they count up from 1.
+const BOGUS_TX: u32 = 0x7eee_eeee;
+/// How often the whole stores are compared.
+const COMPARE_EVERY: u64 = 2000;
+
+/// Runs random steps.
+///
+/// # Errors
+/// The first [`Failure`].
+pub fn random_run(
+    ours: &mut dyn Endpoint,
+    theirs: &mut dyn Endpoint,
+    seed: u64,
+    steps: u64,
+) -> Result<Report, Box<Failure>> {
+    let mut generator = Generator::new(seed);
+    let mut run = Run::new(ours, theirs)?;
+    for _ in 0..steps {
+        let op = generator.step(&run.open_handles());
+        run.step(op).map_err(|mut failure| {
+            failure.seed = Some(seed);
+            failure
+        })?;
+    }
+    run.compare_stores()?;
+    Ok(run.report)
+}
+
+/// Runs the given steps.
+///
+/// # Errors
+/// The first [`Failure`].
+pub fn replay(
+    ours: &mut dyn Endpoint,
+    theirs: &mut dyn Endpoint,
+    ops: &[Op],
+) -> Result<Report, Box<Failure>> {
+    let mut run = Run::new(ours, theirs)?;
+    for op in ops {
+        run.step(op.clone())?;
+    }
+    run.compare_stores()?;
+    Ok(run.report)
+}
+
+/// A transaction that both sides have open.
+struct OpenTx {
+    conn: ConnAt,
+    ids: [u32; 2],
+    /// How many changes there had been when it was opened.
+    since: usize,
+    /// What was asked in it, with our answer's success.
+    requests: Vec<(u32, Vec<u8>, bool)>,
+    /// The sides disagreed on a change in it.
+    torn: bool,
+}
+
+struct Run<'a> {
+    /// Ours and theirs.
+    sides: [&'a mut dyn Endpoint; 2],
+    open: HashMap<TxHandle, OpenTx>,
+    /// The paths that were changed, in order.
+    changes: Vec<Vec<u8>>,
+    ops: Vec<Op>,
+    report: Report,
+    desync: bool,
+}
+
+type Step<T> = Result<T, Box<Failure>>;
+
+impl<'a> Run<'a> {
+    fn new(ours: &'a mut dyn Endpoint, theirs: &'a mut dyn Endpoint) -> Step<Self> {
+        let mut run = Self {
+            sides: [ours, theirs],
+            open: HashMap::new(),
+            changes: Vec::new(),
+            ops: Vec::new(),
+            report: Report::default(),
+            desync: false,
+        };
+        run.lay_out()?;
+        Ok(run)
+    }
+
+    fn open_handles(&self) -> Vec<Vec<TxHandle>> {
+        let mut handles = vec![Vec::new(); CONNECTIONS.len()];
+        for (handle, tx) in &self.open {
+            handles[tx.conn].push(*handle);
+        }
+        for handles in &mut handles {
+            handles.sort_unstable_by_key(|handle| handle.0);
+        }
+        handles
+    }
+
+    /// Makes both stores equal: empties what a run touches and lays it out.
+    fn lay_out(&mut self) -> Step<()> {
+        let abandoned: Vec<_> = self.open.drain().map(|(_, tx)| tx).collect();
+        for tx in abandoned {
+            for (side, id) in self.sides.iter_mut().zip(tx.ids) {
+                side.request(tx.conn, Type::TransactionEnd.to_u32(), id, b"F\0");
+            }
+        }
+        let layout: [(Type, &[u8]); 13] = [
+            (Type::Rm, b"/t\0"),
+            (Type::Rm, b"/local\0"),
+            (Type::Mkdir, b"/t\0"),
+            (Type::SetPerms, b"/t\0n0\0r1\0"),
+            (Type::Mkdir, b"/t/both\0"),
+            (Type::SetPerms, b"/t/both\0n0\0b1\0b2\0"),
+            (Type::Mkdir, b"/local/domain\0"),
+            (Type::SetPerms, b"/local\0n0\0"),
+            (Type::Mkdir, b"/local/domain/1\0"),
+            (Type::SetPerms, b"/local/domain/1\0n1\0"),
+            (Type::Mkdir, b"/local/domain/2\0"),
+            (Type::SetPerms, b"/local/domain/2\0n2\0r1\0"),
+            (Type::Mkdir, b"/local/domain/1/data\0"),
+        ];
+        for at in 0..2 {
+            for (kind, payload) in layout {
+                let answer = self.sides[at].request(0, kind.to_u32(), 0, payload);
+                if !answer.is_ok() && kind != Type::Rm {
+                    let name = ["ours", "theirs"][at];
+                    return Err(self.failure(
+                        "layout",
+                        format!("{name} refuses to lay out the store: {kind:?} {answer:?}"),
+                    ));
+                }
+            }
+            if let Err(error) = self.sides[at].events() {
+                return Err(self.broken(&error));
+            }
+        }
+        self.changes.push(b"/".to_vec());
+        self.desync = false;
+        Ok(())
+    }
+
+    fn failure(&mut self, class: &str, what: String) -> Box<Failure> {
+        Box::new(Failure {
+            class: class.to_owned(),
+            what,
+            ops: std::mem::take(&mut self.ops),
+            seed: None,
+        })
+    }
+
+    fn broken(&mut self, error: &EndpointError) -> Box<Failure> {
+        self.failure("broken", error.to_string())
+    }
+
+    fn count(&mut self, rule: &Rule) {
+        *self.report.rules.entry(rule.name).or_default() += 1;
+        self.desync |= rule.desync;
+    }
+
+    fn step(&mut self, op: Op) -> Step<()> {
+        self.ops.push(op.clone());
+        self.report.steps += 1;
+        match &op.act {
+            Act::Start(handle) => self.start(op.conn, *handle)?,
+            Act::Reconnect => {
+                self.open.retain(|_, tx| tx.conn != op.conn);
+                for at in 0..2 {
+                    let done = self.sides[at].reconnect(op.conn);
+                    done.map_err(|error| self.broken(&error))?;
+                }
+            }
+            Act::Request { kind, tx, payload } => {
+                let ends = *kind == Type::TransactionEnd.to_u32() && payload == b"T\0";
+                match tx {
+                    TxRef::Open(handle) if ends && self.open.contains_key(handle) => {
+                        self.commit(op.conn, *handle)?;
+                    }
+                    _ => self.request(&op, *kind, *tx, payload)?,
+                }
+            }
+        }
+        if may_fire(&op) {
+            self.compare_events(&op)?;
+        }
+        if self.desync {
+            self.lay_out()?;
+        } else if self.report.steps.is_multiple_of(COMPARE_EVERY) {
+            self.compare_stores()?;
+        }
+        Ok(())
+    }
+
+    fn both(&mut self, conn: ConnAt, kind: u32, ids: [u32; 2], payload: &[u8]) -> [Answer; 2] {
+        let ours = self.sides[0].request(conn, kind, ids[0], payload);
+        let theirs = self.sides[1].request(conn, kind, ids[1], payload);
+        [ours, theirs]
+    }
+
+    fn start(&mut self, conn: ConnAt, handle: TxHandle) -> Step<()> {
+        let answers = self.both(conn, Type::TransactionStart.to_u32(), [0, 0], b"\0");
+        match [tx_id(&answers[0]), tx_id(&answers[1])] {
+            [Some(ours), Some(theirs)] => {
+                let tx = OpenTx {
+                    conn,
+                    ids: [ours, theirs],
+                    since: self.changes.len(),
+                    requests: Vec::new(),
+                    torn: false,
+                };
+                self.open.insert(handle, tx);
+                Ok(())
+            }
+            [None, None] if answers[0] == answers[1] => Ok(()),
+            _ => Err(self.differ("TransactionStart", &answers)),
+        }
+    }
+
+    fn differ(&mut self, class: &str, answers: &[Answer; 2]) -> Box<Failure> {
+        let class = format!("{class}: {} / {}", class_of(&answers[0]), class_of(&answers[1]));
+        let what = format!("ours {:?}, theirs {:?}", answers[0], answers[1]);
+        self.failure(&class, what)
+    }
+
+    fn request(&mut self, op: &Op, kind: u32, tx: TxRef, payload: &[u8]) -> Step<()> {
+        let open = match tx {
+            TxRef::Open(handle) => self.open.get(&handle).filter(|tx| tx.conn == op.conn),
+            _ => None,
+        };
+        let ids = match (tx, open) {
+            (TxRef::None, _) => [0, 0],
+            (_, Some(open)) => open.ids,
+            _ => [BOGUS_TX, BOGUS_TX],
+        };
+        let domid = CONNECTIONS[op.conn].domid;
+        let path = absolute(domid, payload);
+        let disturbed = open.is_some_and(|tx| {
+            let since = &self.changes[tx.since..];
+            since.iter().any(|change| related(change, &path))
+        });
+        let mut answers = self.both(op.conn, kind, ids, payload);
+        if op.kind().is_some_and(|kind| self.normalize(kind, payload, &mut answers)) {
+            self.count(special::DIRECTORY_ORDER);
+        }
+        let agreed = answers[0] == answers[1];
+        if !agreed {
+            let rule = explain(&Answered { op, ours: &answers[0], theirs: &answers[1], disturbed });
+            let Some(rule) = rule else {
+                let class = format!("{:?} {:?}", op.kind(), tx != TxRef::None);
+                return Err(self.differ(&class, &answers));
+            };
+            self.count(rule);
+        }
+        if let Answer::Dead(why) = &answers[0] {
+            let why = why.clone();
+            return Err(self.failure("dead", why));
+        }
+        let granted = answers[0].is_ok();
+        self.report.granted += u64::from(granted && agreed);
+        let changes = op.kind().is_some_and(is_change);
+        if let (TxRef::Open(handle), false) = (tx, ids == [BOGUS_TX, BOGUS_TX]) {
+            let ended = op.kind() == Some(Type::TransactionEnd) && granted;
+            if ended {
+                self.open.remove(&handle);
+            } else if let Some(open) = self.open.get_mut(&handle) {
+                open.torn |= changes && answers[0].is_ok() != answers[1].is_ok();
+                open.requests.push((kind, payload.to_vec(), granted));
+            }
+        } else if granted && changes && tx == TxRef::None {
+            self.changes.push(path);
+        } else if granted && op.kind() == Some(Type::ResetWatches) {
+            self.open.retain(|_, tx| tx.conn != op.conn);
+        } else if granted && op.kind() == Some(Type::Release) {
+            // What a released domain owned may be gone now.
+            self.changes.push(b"/".to_vec());
+        }
+        Ok(())
+    }
+
+    /// Takes out of both answers what is each daemon's own affair; whether that
+    /// was the order of names.
+    fn normalize(&self, kind: Type, payload: &[u8], answers: &mut [Answer; 2]) -> bool {
+        let [Answer::Ok(ours), Answer::Ok(theirs)] = answers else {
+            return false;
+        };
+        match kind {
+            Type::Directory => sort_both(ours, theirs),
+            Type::DirectoryPart => {
+                for list in [&mut *ours, &mut *theirs] {
+                    // The generation in front is a number of the daemon's own.
+                    let end = list.iter().position(|byte| *byte == 0).unwrap_or(0);
+                    let digits = list[..end].iter().all(u8::is_ascii_digit);
+                    list.drain(..if digits { end } else { 0 });
+                }
+                let from_start = payload.ends_with(b"\x000\0");
+                if !from_start && ours != theirs && ours.len() == theirs.len() {
+                    theirs.clone_from(ours);
+                    return true;
+                }
+                from_start && sort_both(ours, theirs)
+            }
+            Type::Control => {
+                theirs.clone_from(ours);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn commit(&mut self, conn: ConnAt, handle: TxHandle) -> Step<()> {
+        let end = Type::TransactionEnd.to_u32();
+        // `step` found it open.
+        let Some(tx) = self.open.remove(&handle) else {
+            return Ok(());
+        };
+        if tx.conn != conn {
+            let answers = self.both(conn, end, [BOGUS_TX, BOGUS_TX], b"T\0");
+            self.open.insert(handle, tx);
+            return if answers[0] == answers[1] {
+                Ok(())
+            } else {
+                Err(self.differ("TransactionEnd", &answers))
+            };
+        }
+        let disturbed = self.changes.len() > tx.since;
+        if tx.torn {
+            self.count(special::TORN_TRANSACTION);
+            let answers = self.both(conn, end, tx.ids, b"F\0");
+            return if answers[0] == answers[1] {
+                Ok(())
+            } else {
+                Err(self.differ("TransactionEnd F", &answers))
+            };
+        }
+        let answers = self.both(conn, end, tx.ids, b"T\0");
+        let again = [0, 1].map(|at| answers[at].is_error("EAGAIN"));
+        match again {
+            [false, false] if answers[0] == answers[1] => self.report.commits += 1,
+            [true, true] if disturbed => return Ok(()),
+            [true, false] if disturbed && answers[1].is_ok() => self.try_again(0, &tx)?,
+            [false, true] if disturbed && answers[0].is_ok() => self.try_again(1, &tx)?,
+            _ => {
+                let class = format!("commit, disturbed {disturbed}");
+                return Err(self.differ(&class, &answers));
+            }
+        }
+        if answers.iter().any(Answer::is_ok) {
+            let domid = CONNECTIONS[conn].domid;
+            for (kind, payload, granted) in &tx.requests {
+                if *granted && Type::from_u32(*kind).is_some_and(is_change) {
+                    self.changes.push(absolute(domid, payload));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a transaction again on the side that refused to commit it, so that
+    /// both sides have done it.
+    fn try_again(&mut self, at: usize, tx: &OpenTx) -> Step<()> {
+        self.count(special::COMMIT_CONFLICT);
+        let side = &mut self.sides[at];
+        let started = side.request(tx.conn, Type::TransactionStart.to_u32(), 0, b"\0");
+        let Some(id) = tx_id(&started) else {
+            return Err(self.failure("again", format!("no new transaction: {started:?}")));
+        };
+        let mut differs = false;
+        for (kind, payload, granted) in &tx.requests {
+            let answer = side.request(tx.conn, *kind, id, payload);
+            differs |= answer.is_ok() != *granted;
+        }
+        let done = side.request(tx.conn, Type::TransactionEnd.to_u32(), id, b"T\0");
+        if !done.is_ok() {
+            return Err(self.failure("again", format!("the second try fails: {done:?}")));
+        }
+        if differs {
+            self.count(special::REPLAY_DIFFERS);
+        }
+        Ok(())
+    }
+
+    fn compare_events(&mut self, op: &Op) -> Step<()> {
+        let mut events = Vec::new();
+        for at in 0..2 {
+            match self.sides[at].events() {
+                Ok(of_side) => events.push(of_side),
+                Err(error) => return Err(self.broken(&error)),
+            }
+        }
+        if self.desync {
+            return Ok(());
+        }
+        for (conn, (ours, theirs)) in std::iter::zip(&events[0], &events[1]).enumerate() {
+            self.report.events += ours.len() as u64;
+            if ours == theirs {
+                continue;
+            }
+            let sorted = |events: &[Event]| {
+                let mut events = events.to_vec();
+                events.sort();
+                events
+            };
+            let several = matches!(
+                op.kind(),
+                Some(Type::Rm | Type::TransactionEnd | Type::Write | Type::Mkdir | Type::Release)
+            );
+            if several && sorted(ours) == sorted(theirs) {
+                self.count(special::EVENT_ORDER);
+                continue;
+            }
+            let class = format!("events of {:?}", op.kind());
+            let what = format!("events at {}: ours {ours:?}, theirs {theirs:?}", CONNECTIONS[conn]);
+            return Err(self.failure(&class, what));
+        }
+        Ok(())
+    }
+
+    fn compare_stores(&mut self) -> Step<()> {
+        let [ours, theirs] = &mut self.sides;
+        let (ours, theirs) = (tree::read(*ours), tree::read(*theirs));
+        self.report.stores_compared += 1;
+        match tree::difference(&ours, &theirs) {
+            None => Ok(()),
+            Some(what) => Err(self.failure("stores", format!("the stores differ: {what}"))),
+        }
+    }
+}
+
+fn tx_id(answer: &Answer) -> Option<u32> {
+    let Answer::Ok(text) = answer else {
+        return None;
+    };
+    std::str::from_utf8(text.strip_suffix(b"\0")?).ok()?.parse().ok()
+}
+
+fn class_of(answer: &Answer) -> String {
+    match answer {
+        Answer::Ok(_) => "ok".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Sorts the NUL-terminated names in both lists; whether that was needed.
+fn sort_both(ours: &mut Vec<u8>, theirs: &mut Vec<u8>) -> bool {
+    if ours == theirs {
+        return false;
+    }
+    for list in [ours, theirs] {
+        let mut names: Vec<Vec<u8>> =
+            list.split_inclusive(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+        names.sort();
+        *list = names.concat();
+    }
+    true
+}
+
+fn is_change(kind: Type) -> bool {
+    matches!(kind, Type::Write | Type::Mkdir | Type::Rm | Type::SetPerms)
+}
+
+/// Whether a step may fire watches. An event that comes without such a step is
+/// found behind the next one.
+fn may_fire(op: &Op) -> bool {
+    let harmless = match &op.act {
+        Act::Start(_) => true,
+        Act::Reconnect => false,
+        Act::Request { kind, tx, .. } => match Type::from_u32(*kind) {
+            Some(Type::Read | Type::Directory | Type::DirectoryPart | Type::GetPerms) => true,
+            Some(kind) => *tx != TxRef::None && is_change(kind),
+            None => false,
+        },
+    };
+    !harmless
+}
+
+/// The path that a request is about.
+fn absolute(domid: u16, payload: &[u8]) -> Vec<u8> {
+    let path = payload.split(|byte| *byte == 0).next().unwrap_or(b"");
+    if path.starts_with(b"/") || path.starts_with(b"@") {
+        return path.to_vec();
+    }
+    let mut absolute = format!("/local/domain/{domid}/").into_bytes();
+    absolute.extend_from_slice(path);
+    absolute
+}
+
+/// Whether a change at one path can show at the other: one lies within the
+/// other.
+fn related(a: &[u8], b: &[u8]) -> bool {
+    let within = |inner: &[u8], outer: &[u8]| {
+        let rest = inner.strip_prefix(outer);
+        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || outer == b"/")
+    };
+    within(a, b) || within(b, a)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relation_is_by_whole_names() {
+        for (a, b, wanted) in [
+            ("/t/a", "/t/a", true),
+            ("/t/a", "/t", true),
+            ("/t", "/t/a/b", true),
+            ("/", "/t", true),
+            ("/t/a", "/t/ab", false),
+            ("/t/a", "/t/b", false),
+        ] {
+            assert_eq!(related(a.as_bytes(), b.as_bytes()), wanted, "{a} {b}");
+        }
+        assert_eq!(absolute(2, b"data/x\0v"), b"/local/domain/2/data/x");
+    }
+}
