@@ -1,7 +1,9 @@
 //! The command line.
 
+mod bench;
 mod config;
 mod control;
+mod demo;
 mod status;
 mod store;
 mod up;
@@ -51,6 +53,12 @@ enum Command {
     /// Carry a store to or from another xenstored
     #[command(subcommand)]
     Xenstore(store::StoreCommand),
+    /// Measure speed, also beside other daemons
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Show what it is for: load on three replicas, primaries broken one after
+    /// another, and a verdict; exits with 0 only if nothing was lost
+    Demo(demo::DemoArgs),
 }
 
 /// Runs the command line and returns the process's exit code.
@@ -66,6 +74,8 @@ pub fn main() -> ExitCode {
         Command::Scale(args) => control::scale(&args),
         Command::Config(command) => config::config(command),
         Command::Xenstore(command) => store::store(command),
+        Command::Bench(command) => bench::bench(command),
+        Command::Demo(args) => demo::demo(&args),
     };
     result.unwrap_or_else(|error| {
         let broken_pipe = error.chain().any(|cause| {
@@ -177,7 +187,7 @@ enum Format {
 
 /// Prints to standard output; unlike `print!`, a reader who is gone is an error
 /// and no panic.
-fn print(text: impl AsRef<str>) -> io::Result<()> {
+pub(crate) fn print(text: impl AsRef<str>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_ref().as_bytes())?;
     out.flush()

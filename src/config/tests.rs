@@ -152,9 +152,10 @@ fn values_are_checked_against_each_other() {
 
 #[test]
 fn what_is_doubtful_is_a_warning() {
-    let loaded =
-        Fixture::new("[xenstore]\nreplicas = 2\nack = \"quorum\"\n").env("RVMM_XENSTORE_REPLICA", "1")
-        .env("RVMM_OF_SOMEBODY_ELSE", "1").load();
+    let loaded = Fixture::new("[xenstore]\nreplicas = 2\nack = \"quorum\"\n")
+        .env("RVMM_XENSTORE_REPLICA", "1")
+        .env("RVMM_OF_SOMEBODY_ELSE", "1")
+        .load();
     let warnings: Vec<_> = loaded.warnings.iter().map(|warning| &warning.what[..14]).collect();
     assert_eq!(warnings, ["not a key's va", "xenstore.ack ="]);
 }
