@@ -1,0 +1,38 @@
+# R-VMM. `make demo` is the place to start.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test check bench install clean
+
+# Where rustup puts cargo; setup may just have installed it.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PREFIX ?= /usr/local
+
+help: ## Show this
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+setup: ## Install what building needs and this machine lacks
+	@scripts/setup
+
+build: setup ## Build the release binary
+	cargo build --locked --release -p rvmm
+
+demo: build ## Break primaries under load for 15 seconds; fails if anything is lost
+	$(TARGET)/release/rvmm demo
+
+test: setup ## Run all tests
+	scripts/test
+
+check: setup ## Check formatting and lints
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+bench: build ## Measure xenstore beside Debian's daemons
+	$(TARGET)/release/rvmm bench xenstore --against xenstored --against oxenstored
+
+install: build ## Install binary, example configuration and systemd unit (PREFIX, DESTDIR)
+	install -D -m 755 $(TARGET)/release/rvmm $(DESTDIR)$(PREFIX)/bin/rvmm
+	install -D -m 644 configs/rvmm.toml $(DESTDIR)/etc/rvmm/rvmm.toml.example
+	install -D -m 644 configs/rvmm.service $(DESTDIR)/etc/systemd/system/rvmm.service
+
+clean: ## Remove everything that was built
+	cargo clean
