@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -111,7 +111,7 @@ fn digests_are_never_torn() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for log_index in 1..200_000 {
+            for log_index in 1..2_000_000 {
                 replica.page().publish_digest(DigestRecord { log_index, digest: !log_index });
             }
             done.store(true, Ordering::Relaxed);
@@ -270,6 +270,50 @@ fn nobody_rings_for_those_who_are_awake() {
     });
     assert_eq!(wake, Wake::Rung);
     assert_eq!(replica.wait(Duration::from_secs(10), |_| true), Wake::Work);
+}
+
+/// One party publishes while the other falls asleep, over and over at the same
+/// moment: either the news is seen or the sleeper.
+#[test]
+fn news_or_sleeper_one_is_always_seen() {
+    const ROUNDS: u64 = 50_000;
+    let segment = crate::memory::Segment::create("test", 2 * crate::memory::PAGE_BYTES).unwrap();
+    let memory = segment.map_writable().unwrap();
+    let page = ReplicaPage::new(memory.part_mut(0, crate::memory::PAGE_BYTES));
+    let news = memory.part_mut(crate::memory::PAGE_BYTES, 64);
+    let arrived = AtomicU64::new(0);
+    // Both leave at nearly the same moment; on a single core they take turns.
+    let meet = |target: u64| {
+        arrived.fetch_add(1, Ordering::SeqCst);
+        for spin in 0u32.. {
+            if arrived.load(Ordering::SeqCst) >= target {
+                return;
+            }
+            if spin % 1000 == 999 {
+                std::thread::yield_now();
+            }
+        }
+    };
+    let saw_sleeper = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                meet(round * 4 - 2);
+                news.store(0, round);
+                saw_sleeper.store(page.must_be_woken(), Ordering::Relaxed);
+                meet(round * 4);
+            }
+        });
+        for round in 1..=ROUNDS {
+            meet(round * 4 - 2);
+            page.announce_sleep();
+            let saw_news = news.load(0) == round;
+            meet(round * 4);
+            // The other one writes this again only after the next meeting.
+            assert!(saw_news || saw_sleeper.load(Ordering::Relaxed), "round {round}");
+            page.end_sleep();
+        }
+    });
 }
 
 /// Ping-pong through sleeping parties: a single lost wake-up costs a whole

@@ -90,6 +90,19 @@ fn a_reader_that_was_overtaken_is_told() {
     assert_eq!(next(&mut reader), Some((100, 100u64.to_le_bytes().to_vec())));
 }
 
+#[test]
+fn what_is_freed_is_not_read_even_if_still_there() {
+    let (_memory, mut writer, mut reader) = intake(4096);
+    for no in 1..=3 {
+        writer.push(no, b"same").unwrap();
+    }
+    assert_eq!(next(&mut reader), Some((1, b"same".to_vec())));
+    writer.free_through(2);
+    assert_eq!(reader.next(&mut Vec::new()), Err(IntakeError::Overtaken));
+    reader.seek_oldest();
+    assert_eq!(next(&mut reader), Some((3, b"same".to_vec())));
+}
+
 /// Against a queue: what is kept can be read again, from the oldest on.
 fn is_a_replayable_queue(steps: Vec<u8>) -> bool {
     let (memory, mut writer, mut follower) = intake(512);
