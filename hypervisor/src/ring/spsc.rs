@@ -223,6 +223,8 @@ pub struct Consumer {
     head: u64,
     /// The position that the producer knows.
     released: u64,
+    /// The position at the last look whether the producer waits.
+    looked: u64,
     failed: Option<RingError>,
 }
 
@@ -244,6 +246,7 @@ impl Consumer {
             at: 0,
             head: 0,
             released: 0,
+            looked: 0,
             failed: None,
         }
     }
@@ -298,6 +301,7 @@ impl Consumer {
         self.at = if known { position.max(start) } else { start };
         self.head = self.at;
         self.released = self.at;
+        self.looked = self.at;
         self.position.store_release(PRODUCER, 0);
         self.position.store_release(POSITION, self.at);
         self.position.store_release(PRODUCER, self.producer.0);
@@ -336,9 +340,12 @@ impl Consumer {
     /// round of taking. Says whether the producer waits for room, that is, has to
     /// be woken.
     pub fn release(&mut self) -> bool {
-        if !self.bound || self.failed.is_some() {
+        // Without new room since the last look, a producer that waits for some found
+        // none either, and will be seen when it has shown what fills the ring.
+        if self.looked == self.at || self.failed.is_some() {
             return false;
         }
+        self.looked = self.at;
         self.show_position();
         fence(Ordering::SeqCst);
         self.header.load(WANTS_ROOM) != 0
