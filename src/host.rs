@@ -19,6 +19,7 @@ mod recovery;
 mod settings;
 mod waker;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -34,6 +35,26 @@ pub struct HostStart {
     pub control: Listener,
     /// Called once, when the component serves.
     pub ready: Box<dyn FnOnce()>,
+}
+
+/// The whole life of a replica's process, as [`group`] started it.
+#[must_use]
+pub fn replica(args: Vec<OsString>) -> ExitCode {
+    let spec = args.first().and_then(|spec| spec.to_str());
+    let spec = match spec.map(serde_json::from_str) {
+        Some(Ok(spec)) => spec,
+        Some(Err(error)) => {
+            eprintln!("rvmm replica: {error}");
+            return ExitCode::FAILURE;
+        }
+        None => {
+            eprintln!("rvmm replica: the daemon starts replicas, nobody else");
+            return ExitCode::FAILURE;
+        }
+    };
+    let fatal = replica::start::<xenstore::Xenstore>(&spec);
+    eprintln!("rvmm replica {}: {fatal}", spec.id);
+    ExitCode::FAILURE
 }
 
 /// Runs the daemon until it is told to end.

@@ -135,12 +135,12 @@ pub struct Replica {
     pub digest: Option<StateDigest>,
 }
 
-/// The digest of a state after an input, in hexadecimal. Replicas differ when
-/// theirs differ after the same input.
+/// The digest of a state after a log entry, in hexadecimal. Replicas differ when
+/// theirs differ after the same entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateDigest {
-    /// The input after which it was taken.
-    pub input: u64,
+    /// The log entry after which it was taken.
+    pub log_index: u64,
     /// 16 hexadecimal digits.
     pub digest: String,
 }
@@ -234,7 +234,7 @@ pub(crate) mod tests {
             state,
             last_input: 40 + id,
             commit_index: 7,
-            digest: Some(StateDigest { input: 40, digest: "00c0ffee00c0ffee".into() }),
+            digest: Some(StateDigest { log_index: 40, digest: "00c0ffee00c0ffee".into() }),
         }
     }
 

@@ -37,13 +37,17 @@ pub use types::{
     Standing,
 };
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{Generation, ReplicaId, SlotId};
 use types::Member;
 
 /// An input that killed this many primaries is quarantined.
 const STRIKES_TO_QUARANTINE: u32 = 2;
+
+/// The dead that are remembered. Removals are logged long before so many more
+/// have died.
+const DEAD_REMEMBERED: usize = 64;
 
 /// Decides for one replica group.
 #[derive(Clone, Debug)]
@@ -53,8 +57,12 @@ pub struct DecisionMaker {
     generation: Generation,
     next_id: ReplicaId,
     members: BTreeMap<ReplicaId, Member>,
-    /// Voters of the newest logged membership the primary told of; `fenced`
-    /// ones may still be among them.
+    /// Number of the newest certificate of deaths; grows with every death.
+    certificate: u32,
+    /// The dead that may still be members in somebody's log.
+    dead: VecDeque<ReplicaId>,
+    /// Voters of the newest logged membership the primary told of; dead ones may
+    /// still be among them.
     logged_voters: BTreeSet<ReplicaId>,
     /// Deaths by the input that was being applied.
     strikes: BTreeMap<IntakeNo, u32>,
@@ -76,6 +84,8 @@ impl DecisionMaker {
             generation,
             next_id,
             members: BTreeMap::new(),
+            certificate: 0,
+            dead: VecDeque::new(),
             logged_voters: BTreeSet::new(),
             strikes: BTreeMap::new(),
             wish: None,
@@ -126,7 +136,9 @@ impl DecisionMaker {
         let mut todo = Vec::new();
         match event {
             Event::Form => self.form(&mut todo),
-            Event::Recover { id } => self.recover(id, &mut todo),
+            Event::Recover { id, certificate, others } => {
+                self.recover(id, certificate, others, &mut todo);
+            }
             Event::Ready { id } => self.ready(id, &mut todo),
             Event::Failed { id, cause, applying } => self.failed(id, cause, applying, &mut todo),
             Event::Gone { id } => self.gone(id, &mut todo),
@@ -136,7 +148,8 @@ impl DecisionMaker {
             Event::Promoted { id, generation } => self.promoted(id, generation, &mut todo),
             Event::Drained { id } => self.drained(id, &mut todo),
             Event::CaughtUp { id } => self.caught_up(id, &mut todo),
-            Event::Membership { voters, learners } => {
+            Event::Membership { voters, learners, logged } => {
+                self.logged_voters = logged;
                 self.membership(&voters, &learners, &mut todo);
             }
             Event::OperatorPromote { id } => self.operator_promote(id, &mut todo),
@@ -169,16 +182,54 @@ impl DecisionMaker {
 
     /// After the death of all replicas: the one with the longest log on disk
     /// comes back under its own id and alone; the others are built anew.
-    fn recover(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
+    fn recover(
+        &mut self,
+        id: ReplicaId,
+        certificate: u32,
+        others: Vec<ReplicaId>,
+        todo: &mut Vec<Decision>,
+    ) {
         if !matches!(self.phase, Phase::Forming | Phase::Lost { .. }) {
             return;
         }
         let Some(slot) = self.free_slot() else { return };
         self.phase = Phase::Forming;
+        self.certificate = self.certificate.max(certificate) + 1;
+        self.dead.retain(|dead| *dead != id);
+        for other in others {
+            self.bury(other);
+        }
         self.logged_voters = BTreeSet::from([id]);
         self.next_id = self.next_id.max(ReplicaId(id.0 + 1));
         self.members.insert(id, Member::new(slot, Standing::Starting));
         todo.push(Decision::Spawn { id, slot, mode: SpawnMode::Recover });
+    }
+
+    /// Remembers a death.
+    fn bury(&mut self, id: ReplicaId) {
+        if !self.dead.contains(&id) {
+            if self.dead.len() == DEAD_REMEMBERED {
+                self.dead.pop_front();
+            }
+            self.dead.push_back(id);
+        }
+    }
+
+    /// What everybody must know about deaths and generations; also for those
+    /// that have just come.
+    #[must_use]
+    pub fn isolation(&self) -> Decision {
+        Decision::Isolate {
+            generation: self.generation,
+            certificate: self.certificate,
+            fenced: self.dead.iter().copied().collect(),
+        }
+    }
+
+    /// Number of the newest certificate of deaths.
+    #[must_use]
+    pub fn certificate(&self) -> u32 {
+        self.certificate
     }
 
     fn ready(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
@@ -214,6 +265,8 @@ impl DecisionMaker {
         }
         let was_starting = member.standing == Standing::Starting;
         member.standing = Standing::Fenced;
+        self.certificate += 1;
+        self.bury(id);
         todo.push(Decision::Kill { id, cause });
         if let Some(no) = applying {
             self.strike(no, cause);
@@ -230,7 +283,7 @@ impl DecisionMaker {
             Phase::Forming | Phase::Lost { .. } => false,
         };
         if !concerned {
-            todo.push(Decision::Isolate { generation: self.generation, fenced: vec![id] });
+            todo.push(self.isolation());
             self.reconcile(todo);
             return;
         }
@@ -262,12 +315,6 @@ impl DecisionMaker {
 
     /// Raises the generation and asks every survivor to acknowledge it.
     fn elect(&mut self, todo: &mut Vec<Decision>) {
-        let fenced = self
-            .members
-            .iter()
-            .filter(|(_, m)| m.standing == Standing::Fenced)
-            .map(|(&id, _)| id)
-            .collect();
         let waiting: BTreeSet<_> = self.live_voters().collect();
         if let Some(why) = self.cannot_serve(&waiting) {
             self.lose(why, todo);
@@ -275,7 +322,7 @@ impl DecisionMaker {
         }
         self.generation = Generation(self.generation.0 + 1);
         self.phase = Phase::Electing { waiting, logs: BTreeMap::new() };
-        todo.push(Decision::Isolate { generation: self.generation, fenced });
+        todo.push(self.isolation());
     }
 
     fn cannot_serve(&self, live: &BTreeSet<ReplicaId>) -> Option<Loss> {

@@ -7,6 +7,7 @@
 //! instruction.
 
 pub mod death;
+pub mod decision;
 pub mod domain;
 pub mod fabric;
 pub mod id;

@@ -23,7 +23,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use consensus::{Change, LogIndex, LogStore, Peer, PeerId, Role as PeerRole};
+use consensus::{
+    Change, ChangeError, FenceEpoch, LogIndex, LogStore, Peer, PeerId, Role as PeerRole,
+};
 use hypervisor::{Generation, ReplicaId};
 use state_machine::{Class, Digest, Input, InputNo, Numbered, Output, StateMachine};
 
@@ -51,10 +53,19 @@ const DIGEST_EVERY: u64 = 16;
 pub trait Link {
     /// Sends a [`FromReplica`] message, encoded.
     fn to_host(&mut self, bytes: &[u8]);
-    /// Sends a consensus message.
-    fn to_peer(&mut self, to: ReplicaId, bytes: Vec<u8>);
+    /// Sends a consensus message; whether it was sent.
+    fn to_peer(&mut self, to: ReplicaId, bytes: &[u8]) -> bool;
     /// Shows the digest of the state after the log entry `index`.
     fn show_digest(&mut self, index: LogIndex, digest: Digest);
+}
+
+/// A [`Link`] as consensus sees it.
+struct PeerLink<'a>(&'a mut dyn Link);
+
+impl consensus::Outbox for PeerLink<'_> {
+    fn send(&mut self, to: PeerId, message: &[u8]) -> bool {
+        self.0.to_peer(replica_id(to), message)
+    }
 }
 
 /// The part that a replica plays.
@@ -115,7 +126,10 @@ pub struct Replica<M: StateMachine> {
     changes: VecDeque<Change>,
     learners_behind: BTreeSet<ReplicaId>,
     membership_changed: bool,
+    membership_told: Option<FromReplica>,
     freeze_wanted: Option<Purpose>,
+    /// From freezing the state for the log until the log has the snapshot.
+    snapshot_under_way: bool,
     /// An encoded snapshot of state that is not committed yet.
     early_snapshot: Option<(LogIndex, Vec<u8>)>,
     campaign_ticks: u32,
@@ -162,7 +176,9 @@ impl<M: StateMachine> Replica<M> {
             changes: VecDeque::new(),
             learners_behind: BTreeSet::new(),
             membership_changed: false,
+            membership_told: None,
             freeze_wanted: None,
+            snapshot_under_way: false,
             early_snapshot: None,
             campaign_ticks: 0,
             became_primary: false,
@@ -174,15 +190,15 @@ impl<M: StateMachine> Replica<M> {
     /// What the outside may know.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        let status = self.peer.status();
+        let (last_index, last_term) = self.peer.log_end();
         Progress {
             generation: self.generation,
             role: self.role,
             last_input: self.machine.last_input(),
             applied: self.applied,
-            commit: status.commit,
-            last_index: status.last_index,
-            last_term: status.last_term.0,
+            commit: self.peer.released(),
+            last_index,
+            last_term: last_term.0,
         }
     }
 
@@ -230,7 +246,9 @@ impl<M: StateMachine> Replica<M> {
     /// [`Fatal`]: the replica must stop.
     pub fn on_control(&mut self, message: ToReplica) -> Result<(), Fatal> {
         match message {
-            ToReplica::Isolate { generation, fenced } => self.isolate(generation, &fenced)?,
+            ToReplica::Isolate { generation, certificate, fenced } => {
+                self.isolate(generation, FenceEpoch(certificate), &fenced)?;
+            }
             ToReplica::Promote { generation, quarantine } if generation == self.generation => {
                 self.quarantine = quarantine.into_iter().collect();
                 self.role = Role::Campaigning;
@@ -260,12 +278,17 @@ impl<M: StateMachine> Replica<M> {
         Ok(())
     }
 
-    fn isolate(&mut self, generation: Generation, fenced: &[ReplicaId]) -> Result<(), Fatal> {
+    fn isolate(
+        &mut self,
+        generation: Generation,
+        certificate: FenceEpoch,
+        fenced: &[ReplicaId],
+    ) -> Result<(), Fatal> {
         let dead: Vec<PeerId> = fenced.iter().map(|id| peer_id(*id)).collect();
         for id in fenced {
             self.learners_behind.remove(id);
         }
-        self.peer.fence(&dead)?;
+        self.peer.fence(certificate, &dead)?;
         self.membership_changed = true;
         if generation > self.generation {
             match self.role {
@@ -371,19 +394,15 @@ impl<M: StateMachine> Replica<M> {
         self.outbox.prune(watermarks);
         self.request_change();
         if idle && self.leads() {
-            let commit = self.peer.status().commit;
+            let commit = self.peer.released();
             if commit > self.commit_announced {
                 self.commit_announced = commit;
                 self.peer.announce_commit();
             }
         }
-        let actions = self.peer.poll(store)?;
-        if let Some((index, bytes)) = actions.install {
-            self.install(index, &bytes)?;
-            moved = true;
-        }
-        for (to, bytes) in actions.messages {
-            link.to_peer(replica_id(to), bytes);
+        let actions = self.peer.poll(store, &mut PeerLink(link))?;
+        if let Some(install) = actions.install {
+            self.install(install.index, &install.data)?;
             moved = true;
         }
         for entry in actions.committed {
@@ -393,7 +412,7 @@ impl<M: StateMachine> Replica<M> {
         if let Some(role) = actions.role {
             self.peer_role(role)?;
         }
-        if actions.snapshot_wanted && self.freeze_wanted.is_none() {
+        if actions.snapshot_wanted && !self.snapshot_under_way && self.freeze_wanted.is_none() {
             self.freeze_wanted = Some(Purpose::Log);
         }
         self.offer_early_snapshot();
@@ -407,11 +426,8 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn propose(&mut self, link: &mut dyn Link) -> Result<bool, Fatal> {
-        if !self.peer.may_propose() {
-            return Ok(false);
-        }
         let (no, entry) = self.batch.take();
-        let index = self.peer.propose(entry).map_err(|_| Fatal::Deposed)?;
+        let index = self.peer.propose(entry)?;
         self.in_flight.push_back((no, index));
         self.applied = index;
         self.show_digest(index.0 % DIGEST_EVERY == 0, link);
@@ -473,7 +489,7 @@ impl<M: StateMachine> Replica<M> {
     fn peer_role(&mut self, role: PeerRole) -> Result<(), Fatal> {
         match (role, self.role) {
             (PeerRole::Leader, Role::Campaigning) => {
-                let barrier = self.peer.status().last_index;
+                let (barrier, _) = self.peer.log_end();
                 self.role = Role::Finishing { barrier };
             }
             (PeerRole::Leader, _) => {}
@@ -521,7 +537,12 @@ impl<M: StateMachine> Replica<M> {
         self.last_command = BatchNo(0);
         self.in_flight.clear();
         self.membership_changed = true;
-        self.say(&FromReplica::Promoted { last_input: self.machine.last_input() }, link);
+        self.membership_told = None;
+        let promoted = FromReplica::Promoted {
+            last_input: self.machine.last_input(),
+            last_output: self.machine.last_output(),
+        };
+        self.say(&promoted, link);
         self.outbox.emit_again(&mut emitter(link, self.generation));
     }
 
@@ -536,32 +557,48 @@ impl<M: StateMachine> Replica<M> {
         if !self.leads() {
             return;
         }
-        if std::mem::take(&mut self.membership_changed) {
-            let status = self.peer.status();
-            let ids = |peers: &[PeerId]| peers.iter().map(|id| replica_id(*id)).collect();
-            let message = FromReplica::Membership {
-                voters: ids(&status.voters),
-                learners: ids(&status.learners),
-            };
-            self.say(&message, link);
+        if self.membership_changed {
+            self.tell_membership(link);
         }
         if self.learners_behind.is_empty() {
             return;
         }
-        let end = self.peer.status().last_index.0;
+        let (LogIndex(end), _) = self.peer.log_end();
         let close: Vec<_> = self
             .learners_behind
             .iter()
             .copied()
             .filter(|id| {
-                self.peer
-                    .learner_progress(peer_id(*id))
-                    .is_some_and(|matched| matched.0 > 0 && matched.0 + CAUGHT_UP_ENTRIES >= end)
+                self.peer.progress(peer_id(*id)).is_some_and(|status| {
+                    status.matched.0 > 0 && status.matched.0 + CAUGHT_UP_ENTRIES >= end
+                })
             })
             .collect();
         for id in close {
             self.learners_behind.remove(&id);
             self.say(&FromReplica::CaughtUp(id), link);
+        }
+    }
+
+    /// Tells who the members are, until all that have a vote are settled: only
+    /// such a replica can carry on when all others die.
+    fn tell_membership(&mut self, link: &mut dyn Link) {
+        let status = self.peer.status();
+        let is_settled = |id: PeerId| {
+            id == status.id || status.peers.iter().any(|peer| peer.id == id && peer.is_settled)
+        };
+        let (voters, behind): (Vec<PeerId>, Vec<PeerId>) =
+            status.effective.voters.iter().partition(|id| is_settled(**id));
+        self.membership_changed = !behind.is_empty();
+        let learners = status.effective.learners.iter().chain(&behind).copied();
+        let message = FromReplica::Membership {
+            voters: voters.into_iter().map(replica_id).collect(),
+            learners: learners.map(replica_id).collect(),
+            logged: status.members.voters.iter().copied().map(replica_id).collect(),
+        };
+        if self.membership_told.as_ref() != Some(&message) {
+            self.say(&message, link);
+            self.membership_told = Some(message);
         }
     }
 
@@ -572,11 +609,17 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         let Some(change) = self.changes.front() else { return };
-        match self.peer.change(change.clone()) {
+        match self.peer.change(*change) {
             Ok(_) => {
                 self.changes.pop_front();
             }
-            Err(error) if error.is_temporary() => {}
+            Err(ChangeError::InFlight | ChangeError::Behind { .. }) => {}
+            // It was done before; the host only needs to be told.
+            Err(ChangeError::WrongRole(_)) => {
+                self.changes.pop_front();
+                self.membership_told = None;
+                self.membership_changed = true;
+            }
             Err(error) => {
                 tracing::warn!(%error, "a membership change was refused");
                 self.changes.pop_front();
@@ -592,17 +635,13 @@ impl<M: StateMachine> Replica<M> {
             return None;
         }
         let purpose = self.freeze_wanted.take()?;
+        self.snapshot_under_way |= purpose == Purpose::Log;
         Some(Frozen {
             purpose,
             index: self.applied,
             undelivered: self.outbox.undelivered(watermarks),
             numbered: self.machine.freeze(),
         })
-    }
-
-    /// Asks for a snapshot of the own state, to shorten the log behind it.
-    pub fn want_snapshot(&mut self) {
-        self.freeze_wanted.get_or_insert(Purpose::Log);
     }
 
     /// Takes an encoded snapshot back.
@@ -624,25 +663,25 @@ impl<M: StateMachine> Replica<M> {
     /// The primary's state runs ahead of the log: a snapshot of it counts only
     /// once the log has caught up.
     fn offer_early_snapshot(&mut self) {
-        let commit = self.peer.status().commit;
+        let commit = self.peer.released();
         if self.early_snapshot.as_ref().is_some_and(|(index, _)| *index <= commit)
             && let Some((index, bytes)) = self.early_snapshot.take()
         {
-            self.peer.offer_snapshot(index, bytes);
+            self.snapshot_under_way = false;
+            if let Err(error) = self.peer.offer_snapshot(index, bytes) {
+                // Too old by now; consensus asks again if it needs one.
+                tracing::debug!(%error, "a snapshot was of no use");
+            }
         }
     }
 
-    /// Entries in the log behind the last applied one.
-    #[must_use]
-    pub fn log_len(&self) -> u64 {
-        let status = self.peer.status();
-        status.last_index.0.saturating_sub(status.first_index.0)
-    }
-
-    /// Drops log entries that everybody has, but for a tail of `keep`.
-    pub fn compact(&mut self, keep: u64) {
-        let through = self.applied.0.min(self.peer.status().commit.0).saturating_sub(keep);
-        self.peer.compact(LogIndex(through));
+    /// Drops log entries that nobody needs, when the log is longer than `max`,
+    /// but for a tail of `keep`.
+    pub fn compact(&mut self, max: u64, keep: u64) {
+        if self.peer.log_len() > max {
+            let through = self.applied.min(self.peer.released()).0.saturating_sub(keep);
+            self.peer.compact(LogIndex(through));
+        }
     }
 
     /// Its id.

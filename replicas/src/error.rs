@@ -1,6 +1,6 @@
 //! Why a replica must stop.
 
-use consensus::{CampaignError, FenceError, StoreError};
+use consensus::{CampaignError, ConfigError, FenceError, ProposeError, RecoverError, StoreError};
 use state_machine::{CodecError, Corruption, RestoreError};
 
 /// What a replica cannot go on after. The host notices its end and builds
@@ -25,12 +25,24 @@ pub enum Fatal {
     /// It cannot stand for election.
     #[error(transparent)]
     Campaign(#[from] CampaignError),
+    /// It leads, but its log takes no more.
+    #[error("proposing to the log: {0}")]
+    Propose(#[from] ProposeError),
+    /// It was told to be a peer that cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What is on its disk is no log.
+    #[error("recovering: {0}")]
+    Recover(#[from] RecoverError),
     /// Another leads, though this one neither died nor drained.
     #[error("deposed while serving: the state is ahead of the log")]
     Deposed,
     /// A ring's content is not what its writer can have written.
     #[error("ring: {0}")]
     Ring(String),
+    /// It cannot be locked in.
+    #[error("sandbox: {0}")]
+    Sandbox(#[from] hypervisor::sandbox::SandboxError),
     /// The operating system refused something that cannot be done without.
     #[error("{what}: {source}")]
     Os {

@@ -7,7 +7,7 @@
 
 use consensus::PeerId;
 use hypervisor::{Generation, ReplicaId, SlotId};
-use state_machine::{CodecError, InputNo, Output, Reader};
+use state_machine::{CodecError, InputNo, Output, OutputNo, Reader};
 
 /// A message of the host to one replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,9 @@ pub enum ToReplica {
     Isolate {
         /// The generation in force.
         generation: Generation,
-        /// The dead.
+        /// Number of this certificate of deaths; grows with every death.
+        certificate: u32,
+        /// All the dead that may still be members anywhere.
         fenced: Vec<ReplicaId>,
     },
     /// This replica is at that slot.
@@ -71,17 +73,22 @@ pub enum FromReplica {
     Promoted {
         /// The last input that the finished log holds.
         last_input: InputNo,
+        /// The last output that those inputs have yielded.
+        last_output: OutputNo,
     },
     /// Has nothing in flight and takes no more inputs.
     Drained,
     /// This learner is close behind.
     CaughtUp(ReplicaId),
-    /// The membership in force, the dead left out.
+    /// The membership, as the primary sees it.
     Membership {
-        /// Those with a vote.
+        /// Those that may carry on alone: their vote counts, they know it, and
+        /// they have all that is committed. The dead left out.
         voters: Vec<ReplicaId>,
-        /// Those without.
+        /// The other members, the dead left out.
         learners: Vec<ReplicaId>,
+        /// All voters in the log, the dead included.
+        logged: Vec<ReplicaId>,
     },
     /// The snapshot that was asked for.
     Exported {
@@ -123,8 +130,9 @@ impl ToReplica {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Self::Isolate { generation, fenced } => {
+            Self::Isolate { generation, certificate, fenced } => {
                 put(&mut out, 0, generation.0);
+                out.extend_from_slice(&certificate.to_le_bytes());
                 put_ids(&mut out, fenced.iter().map(|id| id.0));
             }
             Self::Introduce { id, slot } => {
@@ -155,6 +163,7 @@ impl ToReplica {
         let message = match reader.u8()? {
             0 => Self::Isolate {
                 generation: Generation(reader.u64()?),
+                certificate: reader.u32()?,
                 fenced: take_ids(&mut reader, ReplicaId)?,
             },
             1 => Self::Introduce {
@@ -189,11 +198,15 @@ impl FromReplica {
                 output.encode(out);
             }
             Self::Released(no) => put(out, 1, no.0),
-            Self::Promoted { last_input } => put(out, 2, last_input.0),
+            Self::Promoted { last_input, last_output } => {
+                put(out, 2, last_input.0);
+                out.extend_from_slice(&last_output.0.to_le_bytes());
+            }
             Self::Drained => out.push(3),
             Self::CaughtUp(id) => put(out, 4, id.0),
-            Self::Membership { voters, learners } => {
+            Self::Membership { voters, learners, logged } => {
                 out.push(5);
+                put_ids(out, logged.iter().map(|id| id.0));
                 put_ids(out, voters.iter().map(|id| id.0));
                 put_ids(out, learners.iter().map(|id| id.0));
             }
@@ -221,10 +234,14 @@ impl FromReplica {
         let message = match reader.u8()? {
             0 => Self::Output(Output::decode(&mut reader)?),
             1 => Self::Released(InputNo(reader.u64()?)),
-            2 => Self::Promoted { last_input: InputNo(reader.u64()?) },
+            2 => Self::Promoted {
+                last_input: InputNo(reader.u64()?),
+                last_output: OutputNo(reader.u64()?),
+            },
             3 => Self::Drained,
             4 => Self::CaughtUp(ReplicaId(reader.u64()?)),
             5 => Self::Membership {
+                logged: take_ids(&mut reader, ReplicaId)?,
                 voters: take_ids(&mut reader, ReplicaId)?,
                 learners: take_ids(&mut reader, ReplicaId)?,
             },

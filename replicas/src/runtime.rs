@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use consensus::{LogIndex, LogStore};
 use hypervisor::fabric::{DigestRecord, ReplicaFabric, Role as PageRole};
-use hypervisor::waiting::Spinner;
+use hypervisor::waiting::{Spinner, Turn};
 use hypervisor::{ReplicaId, SlotId};
 use state_machine::{Digest, Input, InputNo, OutputNo, Reader, ScrubProgress, StateMachine};
 
@@ -23,7 +23,7 @@ const INPUTS_PER_TURN: usize = 64;
 const MESSAGES_PER_TURN: usize = 64;
 /// No inputs are taken while this much waits for the host to read.
 const OUTPUT_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
-/// A volatile log longer than this is shortened.
+/// A log longer than this is shortened, as far as nobody needs it.
 const LOG_ENTRIES_MAX: u64 = 16_384;
 /// What a shortened log keeps, so that a peer that is a little behind needs no
 /// snapshot.
@@ -51,13 +51,11 @@ impl Link for RingLink<'_> {
         }
     }
 
-    fn to_peer(&mut self, to: ReplicaId, bytes: Vec<u8>) {
-        let Some(&slot) = self.slots.get(&to) else { return };
-        let Some(sender) = self.fabric.peer_tx(slot) else { return };
-        if let Err(error) = sender.send(&bytes) {
-            // Consensus repeats what matters.
-            tracing::debug!(peer = %to, %error, "a message was not sent");
-        }
+    fn to_peer(&mut self, to: ReplicaId, bytes: &[u8]) -> bool {
+        self.slots
+            .get(&to)
+            .and_then(|slot| self.fabric.peer_tx(*slot))
+            .is_some_and(|sender| sender.send(bytes).is_ok())
     }
 
     fn show_digest(&mut self, index: LogIndex, digest: Digest) {
@@ -101,10 +99,9 @@ pub(crate) struct Runtime<M: StateMachine> {
     slots: BTreeMap<ReplicaId, SlotId>,
     encoder: Encoder<M>,
     encoding: bool,
-    durable: bool,
     spinner: Spinner,
-    spin: Duration,
-    spin_unreleased: Duration,
+    spin_us: u32,
+    spin_unreleased_us: u32,
     beat: Duration,
     next_beat: Instant,
     scrubber: Scrubber,
@@ -127,10 +124,9 @@ impl<M: StateMachine + 'static> Runtime<M> {
             slots: BTreeMap::new(),
             encoder,
             encoding: false,
-            durable: spec.storage != crate::spec::Storage::Volatile,
             spinner: Spinner::default(),
-            spin: Duration::from_micros(spec.spin_us),
-            spin_unreleased: Duration::from_micros(spec.spin_unreleased_us),
+            spin_us: spec.spin_us,
+            spin_unreleased_us: spec.spin_unreleased_us,
             beat: spec.beat(),
             next_beat: Instant::now(),
             scrubber: Scrubber { budget: SCRUB_BUDGETS.0, slices: 0 },
@@ -172,11 +168,11 @@ impl<M: StateMachine + 'static> Runtime<M> {
                 continue;
             }
             let spin = if self.replica.is_waiting_for_peers() {
-                self.spin_unreleased
+                self.spin_unreleased_us
             } else {
-                self.spin
+                self.spin_us
             };
-            if self.spinner.spin(spin) {
+            if self.spinner.turn(spin) == Turn::Again {
                 continue;
             }
             // About to sleep: what could wait for company waits no longer.
@@ -334,13 +330,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
         self.next_beat = Instant::now() + self.beat;
         self.replica.tick()?;
         self.scrubber.slice(self.replica.machine_mut())?;
-        if self.replica.log_len() > LOG_ENTRIES_MAX {
-            if self.durable {
-                self.replica.want_snapshot();
-            } else {
-                self.replica.compact(LOG_ENTRIES_KEPT);
-            }
-        }
+        self.replica.compact(LOG_ENTRIES_MAX, LOG_ENTRIES_KEPT);
         Ok(())
     }
 
@@ -373,13 +363,13 @@ impl<M: StateMachine + 'static> Runtime<M> {
     }
 
     fn sleep(&mut self) {
-        let slots = &self.slots;
         let wants_input = self.replica.wants_input();
         let mut timeout = self.next_beat.saturating_duration_since(Instant::now());
         if self.encoding || self.has_backlog() {
             // Nobody rings for room in a ring, or for an encoded snapshot.
             timeout = timeout.min(BACKLOG_POLL);
         }
+        let slots = &self.slots;
         self.fabric.wait(timeout, |fabric| {
             (wants_input && fabric.intake().has_more())
                 || fabric.control().has_more()

@@ -73,9 +73,9 @@ pub struct ReplicaSpec {
     /// Where its log is.
     pub storage: Storage,
     /// How long it yields before it blocks, microseconds.
-    pub spin_us: u64,
+    pub spin_us: u32,
     /// How long it yields while a batch waits for other replicas, microseconds.
-    pub spin_unreleased_us: u64,
+    pub spin_unreleased_us: u32,
     /// The longest time without a beat, milliseconds.
     pub beat_ms: u64,
     /// Silence after which raft elects by itself, milliseconds. The host decides

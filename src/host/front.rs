@@ -93,6 +93,7 @@ pub struct Front {
     listeners: BTreeMap<DomId, UnixListener>,
     clients: HashMap<ConnId, Client>,
     next_conn: ConnId,
+    refused: u64,
     /// Clients with something to send.
     unsent: Vec<ConnId>,
     /// Clients whose next request could not be handed in when it came.
@@ -106,12 +107,11 @@ pub struct Front {
 const READ_BYTES: usize = 64 * 1024;
 
 impl Front {
-    /// Sockets under `directory`; connections are numbered from `next_conn`.
+    /// Sockets under `directory`.
     pub fn new(
         epoll: Arc<OwnedFd>,
         directory: &Path,
         limits: FrontLimits,
-        next_conn: ConnId,
         events: Arc<Events>,
     ) -> Self {
         Self {
@@ -121,7 +121,8 @@ impl Front {
             directory: directory.to_owned(),
             listeners: BTreeMap::new(),
             clients: HashMap::new(),
-            next_conn,
+            next_conn: ConnId(1),
+            refused: 0,
             unsent: Vec::new(),
             stalled: VecDeque::new(),
             ended: VecDeque::new(),
@@ -136,6 +137,24 @@ impl Front {
         } else {
             self.directory.join("domains").join(format!("{domid}.socket"))
         }
+    }
+
+    /// Numbers connections from `first`: those of an earlier daemon are known to
+    /// the component until it is told that this one has started.
+    pub fn number_from(&mut self, first: ConnId) {
+        self.next_conn = self.next_conn.max(first);
+    }
+
+    /// A number for a connection of the host's own.
+    pub fn take_conn(&mut self) -> ConnId {
+        let conn = self.next_conn;
+        self.next_conn = ConnId(conn.0 + 1);
+        conn
+    }
+
+    /// Connections that were turned away.
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// Connections now.
@@ -206,6 +225,7 @@ impl Front {
                 }
             };
             if self.clients.len() >= self.limits.max_connections {
+                self.refused += 1;
                 self.events.warn(
                     &[Tag::Client],
                     format!(
@@ -215,8 +235,7 @@ impl Front {
                 );
                 continue;
             }
-            let conn = self.next_conn;
-            self.next_conn = ConnId(conn.0 + 1);
+            let conn = self.take_conn();
             match Client::new(conn, domid, stream, &self.epoll) {
                 Ok(client) => {
                     self.clients.insert(conn, client);

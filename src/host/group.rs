@@ -6,7 +6,6 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::protocol::{FromReplica, ToReplica};
 use replica::spec::{ReplicaSpec, Start};
 use rustix::event::epoll;
-use state_machine::InputNo;
+use state_machine::{InputNo, OutputNo};
 
 use super::failover::{Running, cause_name};
 use super::front::Token;
@@ -74,6 +73,8 @@ pub enum Notice {
     Serving {
         /// The last input in the finished log.
         last_input: InputNo,
+        /// The last output that it yielded.
+        last_output: OutputNo,
     },
     /// The state is gone.
     Lost,
@@ -181,9 +182,10 @@ impl Group {
                 }
             }
             Decision::Kill { id, cause } => self.kill(id, cause, fabric),
-            Decision::Isolate { generation, fenced } => {
+            Decision::Isolate { generation, certificate, fenced } => {
                 fabric.page().set_generation(generation);
-                self.tell_all(&ToReplica::Isolate { generation, fenced }, None, fabric);
+                let message = ToReplica::Isolate { generation, certificate, fenced };
+                self.tell_all(&message, None, fabric);
             }
             Decision::Introduce { id, slot } => {
                 self.tell_all(&ToReplica::Introduce { id, slot }, Some(id), fabric);
@@ -257,7 +259,15 @@ impl Group {
             .spawn_spec(id, slot, start, peers, fabric)
             .map(|spec| self.launcher.order(id, spec));
         match launched {
-            Ok(true) => {}
+            Ok(true) => {
+                // It hears of the dead before it hears of anything else.
+                if let Decision::Isolate { generation, certificate, fenced } =
+                    self.decisions.isolation()
+                {
+                    let message = ToReplica::Isolate { generation, certificate, fenced };
+                    self.tell(id, &message, fabric);
+                }
+            }
             Ok(false) => self.start_failed(id, "too many replicas are being started", fabric),
             Err(why) => self.start_failed(id, &why, fabric),
         }
@@ -378,7 +388,12 @@ impl Group {
     /// Looks at everything that is not a message: replicas that have started,
     /// acknowledged, died or hung. `thorough` once a monitor's period, else only
     /// what a failover waits for.
-    pub fn look(&mut self, thorough: bool, fabric: &mut HostFabric) -> Vec<Notice> {
+    pub fn look(
+        &mut self,
+        thorough: bool,
+        inputs_wait: bool,
+        fabric: &mut HostFabric,
+    ) -> Vec<Notice> {
         let mut notices = Vec::new();
         while let Some(launched) = self.launcher.take() {
             self.launched(launched, fabric);
@@ -392,7 +407,7 @@ impl Group {
             self.look_for_acknowledgements(&waiting, fabric, &mut notices);
         }
         if thorough {
-            self.look_for_hangs(fabric, &mut notices);
+            self.look_for_hangs(inputs_wait, fabric, &mut notices);
             self.look_for_divergence(fabric, &mut notices);
             self.look_for_gone(fabric);
             self.spawn_postponed(fabric);
@@ -543,8 +558,14 @@ impl Group {
         notices.extend(self.step(Event::Failed { id, cause, applying }, fabric));
     }
 
-    fn look_for_hangs(&mut self, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
+    fn look_for_hangs(
+        &mut self,
+        inputs_wait: bool,
+        fabric: &mut HostFabric,
+        notices: &mut Vec<Notice>,
+    ) {
         let now = Instant::now();
+        let primary = self.decisions.primary();
         let mut hung = Vec::new();
         for (&id, member) in &mut self.members {
             if member.fenced {
@@ -558,7 +579,7 @@ impl Group {
             };
             let page = fabric.replica_page(member.slot);
             let waits = Some(id) == primary && inputs_wait;
-            let progress = page.last_applied_input() + outputs;
+            let progress = page.released_index() + fabric.page().freed_input();
             if let Some(why) = watch.judge(now, page, domain, waits, progress) {
                 hung.push((id, why));
             }
@@ -651,7 +672,7 @@ impl Group {
         fabric: &mut HostFabric,
     ) -> Option<Notice> {
         match message {
-            FromReplica::Promoted { last_input } => {
+            FromReplica::Promoted { last_input, last_output } => {
                 let now = Instant::now();
                 self.respawn_pause = Duration::ZERO;
                 let mut notice = self.step(Event::Promoted { id, generation }, fabric);
@@ -664,14 +685,15 @@ impl Group {
                     running.promoted(now, id, generation);
                 }
                 if notice.is_none() {
-                    notice = Some(Notice::Serving { last_input });
+                    notice = Some(Notice::Serving { last_input, last_output });
                 }
                 notice
             }
             FromReplica::Drained => self.step(Event::Drained { id }, fabric),
             FromReplica::CaughtUp(learner) => self.step(Event::CaughtUp { id: learner }, fabric),
-            FromReplica::Membership { voters, learners } => {
+            FromReplica::Membership { voters, learners, logged } => {
                 let event = Event::Membership {
+                    logged: logged.into_iter().collect(),
                     voters: voters.into_iter().collect(),
                     learners: learners.into_iter().collect(),
                 };
@@ -717,6 +739,19 @@ impl Group {
         self.running.is_some()
     }
 
+    /// The processes of all replicas that live.
+    pub fn pids(&self) -> impl Iterator<Item = rustix::process::Pid> + '_ {
+        let live = self.members.values().filter(|member| !member.fenced);
+        live.filter_map(|member| member.domain.as_ref().map(ProcessDomain::pid))
+    }
+
+    /// CPU time of all replicas so far.
+    pub fn cpu_time(&self) -> Duration {
+        let live = self.members.values().filter_map(|member| member.domain.as_ref());
+        let spent = live.filter_map(|domain| domain.sched().ok()).map(|sample| sample.on_cpu_ns);
+        Duration::from_nanos(spent.sum())
+    }
+
     /// Kills everything, for the end of the host.
     pub fn shut_down(&mut self) {
         for member in self.members.values_mut() {
@@ -726,10 +761,6 @@ impl Group {
         }
     }
 
-    /// Where the disks of replicas are, for those that look for the longest log.
-    pub fn disks(&self) -> Option<PathBuf> {
-        self.settings.disks()
-    }
 }
 
 /// Who is wrong, of those that show a digest of the same place of the log: the

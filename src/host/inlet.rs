@@ -1,10 +1,11 @@
 //! The way in: numbers inputs and puts them into the intake.
 
-use hypervisor::{IntakePushError, IntakeWriter};
+use hypervisor::fabric::HostFabric;
+use hypervisor::ring::IntakePushError;
 use state_machine::{Class, ConnId, Input, InputNo, OutputNo, StateMachine};
 use xenstore::Xenstore;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, LedgerError};
 
 /// The intake is full; the input was not taken. It can be given again once
 /// inputs were released.
@@ -14,18 +15,28 @@ pub struct IntakeFull;
 
 /// Numbers inputs, notes them in the ledger, writes them into the intake.
 pub struct Inlet {
-    writer: IntakeWriter,
+    /// The shared memory.
+    pub fabric: HostFabric,
     /// What waits for an answer.
     pub ledger: Ledger,
     bytes: Vec<u8>,
     taken: u64,
+    fresh: bool,
 }
 
 impl Inlet {
-    /// The inlet of a component whose next input is `next` and whose outputs up
-    /// to `delivered` have been delivered.
-    pub fn new(writer: IntakeWriter, next: InputNo, delivered: OutputNo) -> Self {
-        Self { writer, ledger: Ledger::new(next, delivered), bytes: Vec::new(), taken: 0 }
+    /// The inlet into a new fabric.
+    pub fn new(fabric: HostFabric) -> Self {
+        let ledger = Ledger::new(InputNo(1), OutputNo(0));
+        Self { fabric, ledger, bytes: Vec::new(), taken: 0, fresh: false }
+    }
+
+    /// Goes on with the numbers of a store that was there before the daemon:
+    /// the next input is `next`, and outputs up to `delivered` concern nobody.
+    pub fn begin(&mut self, next: InputNo, delivered: OutputNo) {
+        self.ledger = Ledger::new(next, delivered);
+        self.fabric.page().set_delivered_output(delivered.0);
+        self.fabric.page().set_freed_input(next.0 - 1);
     }
 
     /// Inputs taken since the start.
@@ -36,6 +47,11 @@ impl Inlet {
     /// Whether an input waits for the primary.
     pub fn is_waiting(&self) -> bool {
         self.ledger.pending() > 0
+    }
+
+    /// Whether inputs were taken since the last time this was asked.
+    pub fn take_fresh(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
     }
 
     /// Whether this request skips the log.
@@ -51,7 +67,7 @@ impl Inlet {
         let no = self.ledger.next_no();
         self.bytes.clear();
         input.encode(no, &mut self.bytes);
-        match self.writer.push(no.0, &self.bytes) {
+        match self.fabric.intake().push(no.0, &self.bytes) {
             Ok(()) => {}
             Err(IntakePushError::Full) => return Err(IntakeFull),
             Err(error) => {
@@ -65,11 +81,18 @@ impl Inlet {
         let query = Xenstore::classify(input) == Class::Query;
         let answer = matches!(input, Input::Request { .. } | Input::Poison);
         self.taken += 1;
+        self.fresh = true;
         Ok(self.ledger.admit(conn, query, answer))
     }
 
-    /// Frees what the ledger has released.
-    pub fn free_through(&mut self, no: InputNo) {
-        self.writer.free_through(no.0);
+    /// The primary says that every input up to `no` is answered and logged.
+    ///
+    /// # Errors
+    /// [`LedgerError`] when that cannot be.
+    pub fn release(&mut self, no: InputNo) -> Result<(), LedgerError> {
+        self.ledger.release(no)?;
+        self.fabric.intake().free_through(no.0);
+        self.fabric.page().set_freed_input(no.0);
+        Ok(())
     }
 }

@@ -67,6 +67,7 @@ pub struct Host {
     ready: Option<Box<dyn FnOnce()>>,
     cores: Option<CoreChooser>,
     next_core_look: Instant,
+    last_cpu_time: Duration,
     next_monitor: Instant,
     spinner: Spinner,
     buffer: Vec<u8>,
@@ -127,6 +128,7 @@ impl Host {
             ready: Some(start.ready),
             cores,
             next_core_look: now + CORE_PERIOD,
+            last_cpu_time: Duration::ZERO,
             next_monitor: now,
             spinner: Spinner::new(),
             buffer: Vec::new(),
@@ -138,7 +140,7 @@ impl Host {
             epoll,
         };
         let first = match found.recover {
-            Some(id) => Event::Recover { id },
+            Some(found) => found.event(),
             None => Event::Form,
         };
         host.step(first);
@@ -152,6 +154,7 @@ impl Host {
             let mut moved = self.take_outputs();
             moved |= self.poll(&mut ready, Some(Duration::ZERO))?;
             self.front.retry(&mut self.inlet);
+            self.inner.go_on(&mut self.inlet);
             moved |= self.front.flush(&mut self.inlet);
             self.wake_primary();
             moved |= self.take_calls();
@@ -251,7 +254,7 @@ impl Host {
         }
         match recovery::find(&self.settings, &self.events) {
             Ok(found) => match found.recover {
-                Some(id) => self.step(Event::Recover { id }),
+                Some(found) => self.step(found.event()),
                 None => self.events.error(
                     &[Tag::Monitor, Tag::Xenstore],
                     "no replica's disk holds a usable state: the state is gone",
@@ -274,11 +277,14 @@ impl Host {
         if cores.look().is_err() {
             return;
         }
-        let own_percent = self.group.own_percent(now);
+        let spent = self.group.cpu_time();
+        let own = spent.saturating_sub(self.last_cpu_time).as_micros();
+        self.last_cpu_time = spent;
+        let own_percent = u64::try_from(own * 100 / CORE_PERIOD.as_micros()).unwrap_or(100);
         let Some(better) = cores.better_than(current, own_percent) else { return };
         self.settings.set_core(better);
         if let Err(error) = self.settings.pin_this_thread() {
-            self.events.warn(&[Tag::Host], format!("moving to core {better}: {error}"));
+            self.events.warn(&[Tag::Host], format!("moving to core {}: {error}", better.0));
             return;
         }
         for pid in self.group.pids() {
@@ -287,7 +293,7 @@ impl Host {
         }
         self.events.info(
             &[Tag::Host],
-            format!("moved from core {current} to core {better}: {}", cores.describe()),
+            format!("moved from core {} to core {}: {}", current.0, better.0, cores.describe()),
         );
     }
 
@@ -299,18 +305,20 @@ impl Host {
     fn take_notices(&mut self, notices: impl IntoIterator<Item = Notice>) {
         for notice in notices {
             match notice {
-                Notice::Serving { last_input } => self.serving(last_input),
+                Notice::Serving { last_input, last_output } => {
+                    self.serving(last_input, last_output);
+                }
                 Notice::Lost => self.lost(),
             }
         }
     }
 
     /// A primary serves. The first one after a start tells where numbers go on.
-    fn serving(&mut self, last_input: InputNo) {
+    fn serving(&mut self, last_input: InputNo, last_output: OutputNo) {
         recovery::remember(&self.settings, &self.events, self.group.decisions());
         match self.service {
             Service::Serving => {}
-            Service::Starting => self.begin(last_input),
+            Service::Starting => self.begin(last_input, last_output),
             Service::Lost => {
                 // Back from disk. The intake still holds what was not answered.
                 self.service = Service::Serving;
@@ -323,13 +331,14 @@ impl Host {
     }
 
     /// The component serves for the first time since the daemon started.
-    fn begin(&mut self, last_input: InputNo) {
+    fn begin(&mut self, last_input: InputNo, last_output: OutputNo) {
         self.service = Service::Serving;
-        self.inlet.begin(last_input.next());
+        self.inlet.begin(last_input.next(), last_output);
         self.front.number_from(ConnId(last_input.0 + 1));
         let boot = self.inlet.push(&Input::Boot);
         debug_assert!(boot.is_ok(), "an empty intake has room");
-        self.inner.configure(&self.settings.config.xenstore.quotas, self.front.take_conn());
+        let quotas = InnerClient::quota_requests(&self.settings.config.xenstore.quotas);
+        self.inner.begin(self.front.take_conn(), quotas, None);
         self.inner.go_on(&mut self.inlet);
         if let Err(error) = self.front.listen(DomId(0)) {
             let path = self.front.socket_path(DomId(0));
@@ -473,6 +482,20 @@ impl Host {
                 }
             }
             Ok(Effect::DomainReleased { domid }) => self.front.unlisten(domid, &mut self.inlet),
+            Ok(Effect::Print { text }) => {
+                self.events.info(&[Tag::Xenstore], String::from_utf8_lossy(&text).into_owned());
+            }
+            Ok(Effect::Log { on }) => {
+                let state = if on { "on" } else { "off" };
+                self.events.info(&[Tag::Xenstore], format!("request log {state}: see -o log"));
+            }
+            Ok(Effect::LogFile { name }) => {
+                let name = String::from_utf8_lossy(&name).into_owned();
+                self.events.warn(
+                    &[Tag::Xenstore],
+                    format!("logfile {name:?} declined: the log is read with `rvmm dmesg`"),
+                );
+            }
             Err(error) => {
                 self.events.error(&[Tag::Xenstore], format!("an unknown effect: {error}"));
             }

@@ -53,7 +53,7 @@ impl Settings {
         let exe = std::env::current_exe().context("finding the own program")?;
         let core = match config.xenstore.affinity {
             Affinity::Off => None,
-            Affinity::Core(core) => Some(Core(core)),
+            Affinity::Core(core) => Some(Core(u16::try_from(core).context("xenstore.affinity")?)),
             Affinity::Auto => {
                 let mut chooser = CoreChooser::new().context("looking at the cores")?;
                 chooser.look().context("looking at the cores")?;

@@ -124,7 +124,7 @@ impl fmt::Display for Replica {
         let Self { id, role, state, pid, last_input, commit_index, .. } = self;
         write!(f, "{id:>7} {role:<8} {state:<9} {pid:>8} {last_input:>12} {commit_index:>12}  ")?;
         match &self.digest {
-            Some(digest) => write!(f, "{}@{}", digest.digest, digest.input),
+            Some(digest) => write!(f, "{}@{}", digest.digest, digest.log_index),
             None => f.write_str("-"),
         }
     }

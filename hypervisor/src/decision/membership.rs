@@ -33,8 +33,9 @@ impl DecisionMaker {
         learners: &BTreeSet<ReplicaId>,
         todo: &mut Vec<Decision>,
     ) {
-        self.logged_voters.clone_from(voters);
         let mut retired = Vec::new();
+        // Those that have voted once and do no more, or not yet for certain, are
+        // no survivors to count on.
         for (&id, member) in &mut self.members {
             match member.standing {
                 Standing::Learner if voters.contains(&id) => {
@@ -49,8 +50,10 @@ impl DecisionMaker {
             }
         }
         for id in retired {
+            self.certificate += 1;
+            self.bury(id);
             todo.push(Decision::Kill { id, cause: Cause::Retired });
-            todo.push(Decision::Isolate { generation: self.generation, fenced: vec![id] });
+            todo.push(self.isolation());
         }
         self.reconcile(todo);
     }

@@ -151,6 +151,10 @@ pub enum Event {
     Recover {
         /// Whose disk.
         id: ReplicaId,
+        /// The newest certificate of deaths that any disk knows.
+        certificate: u32,
+        /// All others that its log knows: they are dead.
+        others: Vec<ReplicaId>,
     },
     /// A spawned replica has attached to its rings.
     Ready {
@@ -198,12 +202,15 @@ pub enum Event {
         /// Which.
         id: ReplicaId,
     },
-    /// The logged membership, as the primary sees it.
+    /// The membership, as the primary sees it.
     Membership {
-        /// Those with a vote, the fenced ones left out.
+        /// Those that may carry on alone: with a vote, aware of it, and with all
+        /// that is committed. The dead left out.
         voters: BTreeSet<ReplicaId>,
-        /// Those without.
+        /// The other members, the dead left out.
         learners: BTreeSet<ReplicaId>,
+        /// All voters in the log, the dead included.
+        logged: BTreeSet<ReplicaId>,
     },
     /// An operator wants this primary.
     OperatorPromote {
@@ -240,7 +247,9 @@ pub enum Decision {
     Isolate {
         /// The generation in force.
         generation: Generation,
-        /// The dead.
+        /// Number of this certificate of deaths.
+        certificate: u32,
+        /// All the dead that may still be members in somebody's log.
         fenced: Vec<ReplicaId>,
     },
     /// Tell all that live: this replica is at that slot.

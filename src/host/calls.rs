@@ -1,0 +1,416 @@
+//! What operators ask through the control socket.
+
+use std::time::{Duration, Instant};
+
+use hypervisor::decision::{Event, Phase, Standing};
+use hypervisor::fabric::Role as PageRole;
+use hypervisor::{ReplicaId, SlotId};
+use replica::protocol::ToReplica;
+use state_machine::{Input, InputNo};
+use tokio::sync::oneshot;
+use xenstore::wire::{self, MessageType};
+
+use super::looping::{Host, Service};
+use super::settings::COMPONENT;
+use crate::control::{ExportFormat, Fault, FaultKind, HostCall, Reply, Request, Response, Target};
+use crate::events::Tag;
+use crate::status::{Component, Counters, Replica, ReplicaState, Role, StateDigest, Status};
+
+/// How long an operator's wish may take before the answer is that it did not
+/// happen.
+const WISH_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a caller waits for.
+enum Wish {
+    /// A poison input to be answered.
+    Poison(InputNo),
+    /// This replica to be the primary.
+    Primary(ReplicaId),
+    /// This many voters.
+    Scale(u8),
+    /// A snapshot.
+    Export { ticket: u64, format: ExportFormat },
+}
+
+struct Waiter {
+    wish: Wish,
+    since: Instant,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// Callers whose answers are not there yet, and faults that end by themselves.
+#[derive(Default)]
+pub struct Waiting {
+    waiters: Vec<Waiter>,
+    tickets: u64,
+    answered: Vec<(InputNo, String)>,
+    faults: Vec<(Instant, ReplicaId, FaultKind)>,
+    seed: u64,
+}
+
+impl Waiting {
+    /// An input of the host itself was answered.
+    pub fn answered(&mut self, input: InputNo, frame: &[u8]) {
+        let text = match wire::split(frame) {
+            Some((header, payload)) if header.kind == MessageType::Error.to_u32() => {
+                String::from_utf8_lossy(payload.strip_suffix(b"\0").unwrap_or(payload)).into_owned()
+            }
+            _ => "OK".to_owned(),
+        };
+        if self.waiters.iter().any(|w| matches!(w.wish, Wish::Poison(no) if no == input)) {
+            self.answered.push((input, text));
+        }
+    }
+
+    /// Nothing of all that will happen.
+    pub fn refuse_all(&mut self, why: &str) {
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.reply.send(Reply::refused(why));
+        }
+    }
+
+    fn add(&mut self, wish: Wish, reply: oneshot::Sender<Reply>) {
+        self.waiters.push(Waiter { wish, since: Instant::now(), reply });
+    }
+}
+
+impl Host {
+    pub(super) fn call(&mut self, call: HostCall) {
+        let HostCall { request, attached, reply } = call;
+        let answer = match request {
+            Request::Status => Response::Status(Box::new(self.status())).into(),
+            Request::Down => {
+                self.ending = true;
+                self.events.info(&[Tag::Control], "told to end");
+                Reply::done("the daemon ends")
+            }
+            Request::Dmesg { .. } => Reply::refused("the control thread answers that itself"),
+            Request::Fault(fault) => match self.fault(&fault) {
+                Ok(Some(poison)) => return self.waiting.add(Wish::Poison(poison), reply),
+                Ok(None) => Reply::done(format!("{} {}", fault.kind, fault.replica)),
+                Err(why) => Reply::refused(why),
+            },
+            Request::Promote { component, id } => match self.promote(&component, ReplicaId(id)) {
+                Ok(()) => return self.waiting.add(Wish::Primary(ReplicaId(id)), reply),
+                Err(why) => Reply::refused(why),
+            },
+            Request::Scale { component, replicas } => match self.scale(&component, replicas) {
+                Ok(()) => return self.waiting.add(Wish::Scale(replicas), reply),
+                Err(why) => Reply::refused(why),
+            },
+            Request::Export { component, format } => match self.export(&component) {
+                Ok(ticket) => return self.waiting.add(Wish::Export { ticket, format }, reply),
+                Err(why) => Reply::refused(why),
+            },
+            Request::Import { component } => match self.import(&component, &attached) {
+                Ok((requests, text)) => {
+                    let conn = self.front.take_conn();
+                    self.inner.begin(conn, requests, Some((reply, text)));
+                    return self.inner.go_on(&mut self.inlet);
+                }
+                Err(why) => Reply::refused(why),
+            },
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(answer);
+    }
+
+    fn known(component: &str) -> Result<(), String> {
+        if component == COMPONENT {
+            return Ok(());
+        }
+        Err(format!("no component is called {component:?}; allowed: {COMPONENT}"))
+    }
+
+    fn target(&self, target: Target) -> Result<ReplicaId, String> {
+        let decisions = self.group.decisions();
+        let primary = decisions.primary();
+        let mut live = decisions.members().filter(|(_, _, s)| {
+            matches!(s, Standing::Voter | Standing::Learner | Standing::Leaving)
+        });
+        match target {
+            Target::Primary => primary.ok_or_else(|| "there is no primary just now".into()),
+            Target::Standby => live
+                .find(|(id, _, standing)| Some(*id) != primary && *standing == Standing::Voter)
+                .map(|(id, ..)| id)
+                .ok_or_else(|| "there is no standby just now".into()),
+            Target::Id(id) => {
+                let ids: Vec<_> = live.map(|(id, ..)| id).collect();
+                ids.iter().copied().find(|live| live.0 == id).ok_or_else(|| {
+                    let ids: Vec<_> = ids.iter().map(ReplicaId::to_string).collect();
+                    format!("no live replica has the id {id}; allowed: {}", ids.join(", "))
+                })
+            }
+        }
+    }
+
+    /// Injects a fault; a poison input's answer is still to come.
+    fn fault(&mut self, fault: &Fault) -> Result<Option<InputNo>, String> {
+        Self::known(&fault.component)?;
+        let id = self.target(fault.replica)?;
+        if fault.kind == FaultKind::Poison {
+            if self.group.decisions().primary() != Some(id) {
+                return Err("a poison input kills whoever applies it first: only the primary \
+                            does; use --replica primary"
+                    .into());
+            }
+            let no = self.inlet.push(&Input::Poison).map_err(|error| error.to_string())?;
+            self.events.warn(&[Tag::Fault, Tag::Xenstore], format!("input {no} is poison"));
+            return Ok(Some(no));
+        }
+        self.events
+            .warn(&[Tag::Fault, Tag::Xenstore], format!("{} replica {id}", fault.kind));
+        self.group.note_injected(id);
+        let Some(domain) = self.group.domain(id) else {
+            return Err(format!("replica {id} is still being started"));
+        };
+        let os = |error: hypervisor::domain::DomainError| error.to_string();
+        match fault.kind {
+            FaultKind::Kill => domain.kill().map_err(os)?,
+            FaultKind::Hang => domain.stop().map_err(os)?,
+            FaultKind::Corrupt => {
+                self.waiting.seed += 1;
+                let seed = self.waiting.seed;
+                self.group.order(id, &ToReplica::Corrupt { seed }, &mut self.inlet.fabric);
+            }
+            FaultKind::Slow => {
+                let delay_us = slow_delay_us(fault.slow_percent);
+                self.group.order(id, &ToReplica::Slow { delay_us }, &mut self.inlet.fabric);
+            }
+            FaultKind::Poison => {}
+        }
+        if let Some(duration_ms) = fault.duration_ms
+            && matches!(fault.kind, FaultKind::Hang | FaultKind::Slow)
+        {
+            let until = Instant::now() + Duration::from_millis(duration_ms);
+            self.waiting.faults.push((until, id, fault.kind));
+        }
+        Ok(None)
+    }
+
+    fn end_faults(&mut self) {
+        let now = Instant::now();
+        let (over, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting.faults).into_iter().partition(|f| f.0 <= now);
+        self.waiting.faults = rest;
+        for (_, id, kind) in over {
+            match kind {
+                // It may have been fenced meanwhile: then there is nothing to end.
+                FaultKind::Hang => {
+                    if let Some(domain) = self.group.domain(id) {
+                        let _ = domain.cont();
+                    }
+                }
+                _ => {
+                    let end = ToReplica::Slow { delay_us: 0 };
+                    self.group.order(id, &end, &mut self.inlet.fabric);
+                }
+            }
+        }
+    }
+
+    fn promote(&mut self, component: &str, id: ReplicaId) -> Result<(), String> {
+        Self::known(component)?;
+        let id = self.target(Target::Id(id.0))?;
+        let decisions = self.group.decisions();
+        if decisions.primary() == Some(id) {
+            return Err(format!("replica {id} is the primary already"));
+        }
+        if !matches!(decisions.phase(), Phase::Serving { .. }) {
+            return Err("a failover is under way; try again".into());
+        }
+        if !decisions.members().any(|(m, _, standing)| m == id && standing == Standing::Voter) {
+            return Err(format!("replica {id} is still being taught"));
+        }
+        self.events.info(&[Tag::Control], format!("promote replica {id}"));
+        self.step(Event::OperatorPromote { id });
+        Ok(())
+    }
+
+    fn scale(&mut self, component: &str, replicas: u8) -> Result<(), String> {
+        Self::known(component)?;
+        if !(1..=7).contains(&replicas) {
+            return Err(format!("{replicas} replicas; allowed: 1 to 7"));
+        }
+        if self.service != Service::Serving {
+            return Err("the component does not serve".into());
+        }
+        self.events.info(&[Tag::Control], format!("scale to {replicas} replicas"));
+        self.step(Event::OperatorScale { replication_factor: replicas });
+        Ok(())
+    }
+
+    fn export(&mut self, component: &str) -> Result<u64, String> {
+        Self::known(component)?;
+        let primary = self.target(Target::Primary)?;
+        self.waiting.tickets += 1;
+        let ticket = self.waiting.tickets;
+        self.group.order(primary, &ToReplica::Export { ticket }, &mut self.inlet.fabric);
+        Ok(ticket)
+    }
+
+    fn import(
+        &mut self,
+        component: &str,
+        stream: &[u8],
+    ) -> Result<(std::collections::VecDeque<Vec<u8>>, String), String> {
+        Self::known(component)?;
+        if self.service != Service::Serving {
+            return Err("the component does not serve".into());
+        }
+        if self.inner.is_busy() {
+            return Err("another import is under way".into());
+        }
+        let requests = Err::<Vec<Vec<u8>>, String>(format!("not yet {}", stream.len()))?;
+        let text = format!("imported with {} requests", requests.len());
+        Ok((requests.into(), text))
+    }
+
+    /// A snapshot came.
+    pub(super) fn exported(&mut self, ticket: u64, snapshot: &[u8]) {
+        let waiters = &mut self.waiting.waiters;
+        let Some(at) = waiters
+            .iter()
+            .position(|w| matches!(w.wish, Wish::Export { ticket: t, .. } if t == ticket))
+        else {
+            return;
+        };
+        let Waiter { wish: Wish::Export { format, .. }, reply, .. } = waiters.swap_remove(at) else {
+            return;
+        };
+        let exported = match format {
+            ExportFormat::Full => Ok(snapshot.to_vec()),
+            ExportFormat::XenV1 | ExportFormat::XenV2 => Err("not yet"),
+        };
+        let answer = match exported {
+            Ok(attached) => Reply {
+                response: Response::Done { text: format!("{} bytes", attached.len()) },
+                attached,
+            },
+            Err(error) => Reply::refused(error.to_string()),
+        };
+        let _ = reply.send(answer);
+    }
+
+    /// Answers those whose wish has come true, or will not.
+    pub(super) fn settle_waiting(&mut self) -> bool {
+        if !self.waiting.faults.is_empty() {
+            self.end_faults();
+        }
+        if self.waiting.waiters.is_empty() {
+            return false;
+        }
+        let waiters = std::mem::take(&mut self.waiting.waiters);
+        let before = waiters.len();
+        for waiter in waiters {
+            match self.outcome(&waiter) {
+                Some(answer) => drop(waiter.reply.send(answer)),
+                None => self.waiting.waiters.push(waiter),
+            }
+        }
+        self.waiting.answered.clear();
+        self.waiting.waiters.len() != before
+    }
+
+    fn outcome(&self, waiter: &Waiter) -> Option<Reply> {
+        let decisions = self.group.decisions();
+        let serving = decisions.primary();
+        let done = match &waiter.wish {
+            Wish::Poison(no) => {
+                let answered = self.waiting.answered.iter().find(|(input, _)| input == no);
+                answered.map(|(_, text)| format!("the poison input was answered {text}"))
+            }
+            Wish::Primary(id) if serving == Some(*id) => {
+                Some(format!("replica {id} is the primary"))
+            }
+            Wish::Primary(_) => None,
+            Wish::Scale(wanted) => {
+                let settled = decisions.members().all(|(_, _, s)| s == Standing::Voter);
+                let voters = decisions.members().filter(|(_, _, s)| *s == Standing::Voter).count();
+                (serving.is_some() && settled && voters == usize::from(*wanted))
+                    .then(|| format!("{wanted} replicas"))
+            }
+            Wish::Export { .. } => None,
+        };
+        match done {
+            Some(text) => Some(Reply::done(text)),
+            None if waiter.since.elapsed() > WISH_LIMIT => {
+                Some(Reply::refused(format!("it has not happened in {WISH_LIMIT:?}")))
+            }
+            None => None,
+        }
+    }
+
+    fn status(&self) -> Status {
+        let decisions = self.group.decisions();
+        let primary = decisions.primary();
+        let replicas: Vec<_> = decisions
+            .members()
+            .map(|(id, slot, standing)| self.replica_status(id, slot, standing, primary))
+            .collect();
+        let replication_factor = decisions.policy().replication_factor;
+        let xenstore = &self.settings.config.xenstore;
+        let component = Component {
+            name: COMPONENT.into(),
+            health: Component::health_of(replication_factor, &replicas),
+            generation: decisions.generation().0,
+            ack_policy: xenstore.ack,
+            durability: xenstore.durability,
+            replication_factor,
+            replicas,
+            failovers: self.group.failovers().cloned().collect(),
+            failovers_total: self.group.failover_count(),
+            counters: Counters {
+                inputs: self.inlet.taken(),
+                pending: self.inlet.ledger.pending() as u64,
+                clients: self.front.clients() as u64,
+                clients_refused: self.front.refused(),
+                ..self.counters.clone()
+            },
+        };
+        let uptime = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Status::new(&self.settings.config.run_dir, uptime, vec![component])
+    }
+
+    fn replica_status(
+        &self,
+        id: ReplicaId,
+        slot: SlotId,
+        standing: Standing,
+        primary: Option<ReplicaId>,
+    ) -> Replica {
+        let page = self.inlet.fabric.replica_page(slot);
+        let newest = page.digests().pop();
+        Replica {
+            id: id.0,
+            slot: slot.get(),
+            pid: self.group.domain(id).map_or(0, |domain| {
+                u32::try_from(domain.pid().as_raw_nonzero().get()).unwrap_or_default()
+            }),
+            role: match standing {
+                _ if primary == Some(id) && page.role() == PageRole::Primary => Role::Primary,
+                Standing::Starting | Standing::Learner => Role::Learner,
+                _ => Role::Standby,
+            },
+            state: match standing {
+                Standing::Starting => ReplicaState::Starting,
+                Standing::Fenced => ReplicaState::Fencing,
+                Standing::Learner | Standing::Voter | Standing::Leaving => ReplicaState::Running,
+            },
+            last_input: page.last_applied_input(),
+            commit_index: page.commit_index(),
+            digest: newest.map(|record| StateDigest {
+                log_index: record.log_index,
+                digest: format!("{:016x}", record.digest),
+            }),
+        }
+    }
+}
+
+/// A turn of the loop takes a few microseconds; a sleep of this length in each
+/// leaves so many percent of the speed.
+fn slow_delay_us(percent: Option<u8>) -> u64 {
+    const TURN_US: u64 = 10;
+    let percent = u64::from(percent.unwrap_or(10).clamp(1, 99));
+    TURN_US * (100 - percent) / percent
+}
