@@ -179,10 +179,6 @@ impl Domains {
         }
     }
 
-    pub(crate) fn forget_all_held(&mut self) {
-        self.held = PMap::default();
-    }
-
     pub(crate) fn mix(&self, mixer: Mixer) -> Mixer {
         mixer.word(self.known.total().digest).word(self.held.total().digest)
     }

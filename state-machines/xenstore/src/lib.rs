@@ -24,6 +24,8 @@ mod snapshot;
 mod state;
 mod store;
 pub mod stream;
+#[cfg(test)]
+mod testing;
 mod transaction;
 mod tree;
 mod watch;

@@ -401,3 +401,6 @@ impl StateMachine for Xenstore {
         self.state.store.tree_mut().flip_bit(seed);
     }
 }
+
+#[cfg(test)]
+mod tests;

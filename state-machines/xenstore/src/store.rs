@@ -431,12 +431,29 @@ impl Store {
         Ok(Changed::Perms { old, generation: old_generation })
     }
 
+    /// Takes a node out that a snapshot does not have, and nothing else.
+    pub(crate) fn erase(&mut self, path: &Path<'_>) -> Result<(), Fail> {
+        let found = self.tree.find(path)?;
+        let node = found.node.filter(|_| path.len() > 0).ok_or(Errno::ENOENT)?;
+        let (born, digest) = (node.born(), node.digest());
+        let parent_owner = found.above.perms().owner();
+        let parent = self.tree.change(path, path.len() - 1, digest.wrapping_neg())?;
+        let child = parent.disown(born).ok_or(Errno::ENOENT)?;
+        self.account_by(parent_owner, 0, -(child.bytes().cast_signed()));
+        self.unaccount(&child.node, path)?;
+        Ok(())
+    }
+
     /// Puts back a node of a snapshot, as a child of one that is there.
     pub(crate) fn restore(&mut self, path: &Path<'_>, content: &Content<'_>) -> Result<(), Fail> {
         let found = self.tree.find(path)?;
         let hash = path.hash();
         if found.node.is_some() || path.len() != found.depth + 1 {
             return Err(Errno::EINVAL.into());
+        }
+        let siblings = found.above.children();
+        if siblings.is_some_and(|siblings| siblings.order().get(&content.born).is_some()) {
+            return Err(Errno::EEXIST.into());
         }
         let above_owner = found.above.perms().owner();
         let node = Arc::new(Node::new(hash, content));

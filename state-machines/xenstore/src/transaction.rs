@@ -15,15 +15,15 @@ use state_machine::{ConnId, Corruption, Mixer};
 
 use crate::ops::nodes;
 use crate::pmap::Measured;
-use crate::quota::{Limits, Quota};
+use crate::quota::Quota;
 use crate::store::{Changed, Env, Fail, Store};
 use crate::wire::{Errno, MessageType};
 
 /// The most operations that a transaction remembers, whoever's it is. One more
 /// is refused with `ENOSPC`; reads that repeat an earlier one do not count.
-pub const MAX_OPERATIONS: usize = 65_536;
+pub(crate) const MAX_OPERATIONS: usize = 65_536;
 /// The most bytes of requests that a transaction remembers.
-pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
+pub(crate) const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// What an operation is accounted for besides its request, bytes.
 const OPERATION_BYTES: u64 = 32;
 

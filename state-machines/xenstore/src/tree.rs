@@ -4,11 +4,10 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use state_machine::{Corruption, Mixer};
 
-use crate::node::{Child, Content, Node};
+use crate::node::{Content, Node};
 use crate::path::{INTRODUCE_DOMAIN, Path, RELEASE_DOMAIN, ROOT_HASH, child_hash, special_hash};
 use crate::perms::Perms;
 

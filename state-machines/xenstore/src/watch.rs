@@ -24,7 +24,7 @@ pub(crate) struct Watch {
     pub(crate) prefix: usize,
     pub(crate) token: Box<[u8]>,
     /// Levels below the path that count; none for no limit.
-    pub(crate) depth: Option<u32>,
+    pub(crate) depth: Option<u16>,
 }
 
 impl Watch {
@@ -149,7 +149,7 @@ impl Watches {
         if self.by_path.is_empty() {
             return fired;
         }
-        let mut on = |hash, text: &[u8], below: u32| {
+        let mut on = |hash, text: &[u8], below: u16| {
             let from = PathKey { hash, conn: ConnId(0), number: 0 };
             let before = fired.len();
             self.by_path.visit_from(&from, &mut |key, watch| {
@@ -186,7 +186,7 @@ impl Watches {
         } else {
             let from = if mode == Match::Subtree { 0 } else { path.len() };
             for len in from..=path.len() {
-                let below = u32::try_from(path.len() - len).unwrap_or(u32::MAX);
+                let below = u16::try_from(path.len() - len).unwrap_or(u16::MAX);
                 sources += usize::from(on(path.hash_at(len), path.text_at(len), below));
             }
         }
@@ -210,7 +210,7 @@ mod tests {
         Path::parse(text, DomId(0), None, true).expect("valid")
     }
 
-    fn add(watches: &mut Watches, conn: u64, text: &[u8], depth: Option<u32>) {
+    fn add(watches: &mut Watches, conn: u64, text: &[u8], depth: Option<u16>) {
         let path = path(text);
         let number = watches.next_number();
         watches.add(Watch {

@@ -8,6 +8,9 @@ use crate::state::{Conn, State};
 use crate::watch::Watch;
 use crate::wire::Errno;
 
+/// Deeper than any path goes, and what Xen's migration stream can still say.
+const MAX_DEPTH: u16 = 0xfffe;
+
 /// WATCH; yields the watch, which fires once right after the reply.
 ///
 /// # Errors
@@ -18,7 +21,8 @@ pub(crate) fn watch(state: &mut State, conn: &Conn, payload: &[u8]) -> Result<Wa
     let depth = match count {
         2 => None,
         3 if state.domains.features(conn.domid) & FEATURE_WATCH_DEPTH != 0 => {
-            Some(u32::try_from(decimal::atoi(depth)).map_err(|_| Errno::EINVAL)?)
+            let depth = u32::try_from(decimal::atoi(depth)).map_err(|_| Errno::EINVAL)?;
+            Some(u16::try_from(depth).unwrap_or(MAX_DEPTH).min(MAX_DEPTH))
         }
         _ => return Err(Errno::EINVAL),
     };

@@ -1,0 +1,1 @@
+//! Determinism, digests, snapshots, corruption, garbage.
