@@ -24,6 +24,9 @@ pub struct PeerConfig {
     /// Ticks of a leader's silence after which a follower stands for election
     /// by itself. Only the fallback for a silent host, so rather long. Each peer
     /// adds a little of its own, derived from its id, to avoid split votes.
+    ///
+    /// Ten times this is also how long a snapshot may go unanswered before it is
+    /// sent again.
     pub election_ticks: usize,
     /// Ticks between a leader's heartbeats.
     pub heartbeat_ticks: usize,

@@ -7,6 +7,8 @@ mod recover;
 mod snapshot;
 mod status;
 
+use std::collections::BTreeMap;
+
 use raft::eraftpb::Entry;
 use raft::{RawNode, StateRole};
 
@@ -76,6 +78,8 @@ pub struct Peer {
     offer_unsaved: bool,
     /// A snapshot to hand out first.
     install: Option<Install>,
+    /// Ticks that a sent snapshot has gone unanswered, by follower.
+    snapshot_ticks: BTreeMap<u64, usize>,
     role: Role,
     /// Messages the outbox did not take: to whom, and whether a snapshot.
     undelivered: Vec<(u64, bool)>,
@@ -116,6 +120,7 @@ impl Peer {
     pub fn tick(&mut self) {
         if self.raw.raft.state == StateRole::Leader {
             self.raw.tick();
+            self.retry_snapshots();
             return;
         }
         // Raft counts on a candidate's log being stored; an election can wait

@@ -155,9 +155,14 @@ impl Peer {
             }
             Change::Remove(_) if members.contains(id) => Ok(Step::Remove(id)),
             Change::PromoteToVoter(_) if members.learners.contains(&id) => {
-                let matched = self.raw.raft.prs().get(id.0).map_or(0, |progress| progress.matched);
                 let last = self.raw.raft.raft_log.last_index();
-                if id != self.config.id && matched + MAX_PROMOTION_LAG < last {
+                let progress = self.raw.raft.prs().get(id.0);
+                let matched = progress.map_or(0, |progress| progress.matched);
+                let is_in_step = progress.is_some_and(|progress| {
+                    progress.state == raft::ProgressState::Replicate
+                        && matched + MAX_PROMOTION_LAG >= last
+                });
+                if !is_in_step {
                     return Err(ChangeError::Behind {
                         matched: LogIndex(matched),
                         last: LogIndex(last),
@@ -228,11 +233,17 @@ impl Peer {
         let last = self.raw.raft.raft_log.last_index();
         let others: Vec<u64> = self.raw.raft.prs().iter().map(|(id, _)| *id).collect();
         for id in others.into_iter().filter(|&id| id != self.config.id.0) {
-            while self.raw.raft.prs().get(id).is_some_and(|progress| {
-                progress.state == raft::ProgressState::Replicate
+            let next = |peer: &Self| {
+                let progress = peer.raw.raft.prs().get(id)?;
+                let has_room = progress.state == raft::ProgressState::Replicate
                     && !progress.is_paused()
-                    && progress.next_idx <= last
-            }) {
+                    && progress.next_idx <= last;
+                has_room.then_some(progress.next_idx)
+            };
+            // It does not advance where the log is compacted away.
+            let mut sent = None;
+            while let Some(next) = next(self).filter(|next| sent < Some(*next)) {
+                sent = Some(next);
                 self.raw.raft.send_append(id);
             }
         }

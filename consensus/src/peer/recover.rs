@@ -1,6 +1,6 @@
 //! How a peer comes into being.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use raft::RawNode;
 use raft::eraftpb::{Entry, EntryType, HardState};
@@ -184,6 +184,7 @@ impl Peer {
             stored_snapshot: 0,
             offer_unsaved: false,
             install: None,
+            snapshot_ticks: BTreeMap::new(),
             role: Role::Outsider,
             undelivered: Vec::new(),
             frame: Vec::new(),

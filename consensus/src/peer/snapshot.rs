@@ -1,6 +1,8 @@
 //! Snapshots for those who lack the log's beginning, and the log's compaction.
 
-use raft::{ProgressState, SnapshotStatus};
+use std::collections::BTreeMap;
+
+use raft::{Progress, ProgressState, SnapshotStatus};
 
 use super::Peer;
 use crate::log::Offer;
@@ -26,6 +28,14 @@ pub enum SnapshotError {
         /// The last entry handed out.
         handed_out: LogIndex,
     },
+}
+
+/// A snapshot is sent again when it is not answered within this many election
+/// timeouts.
+const SNAPSHOT_ELECTIONS: usize = 10;
+
+fn is_sent(progress: &Progress) -> bool {
+    progress.state == ProgressState::Snapshot
 }
 
 impl Peer {
@@ -62,6 +72,23 @@ impl Peer {
     pub fn report_snapshot(&mut self, id: PeerId, is_ok: bool) {
         let status = if is_ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.raw.report_snapshot(id.0, status);
+    }
+
+    /// Raft waits for the answer to a snapshot for ever. A receiver may have
+    /// refused it, or it may be lost: after a while it is sent again.
+    pub(super) fn retry_snapshots(&mut self) {
+        let patience = SNAPSHOT_ELECTIONS * self.config.election_ticks;
+        let waiting = self.raw.raft.prs().iter().filter(|(_, progress)| is_sent(progress));
+        let mut ticks: BTreeMap<u64, usize> = waiting
+            .map(|(id, _)| (*id, self.snapshot_ticks.get(id).map_or(0, |ticks| ticks + 1)))
+            .collect();
+        let overdue: Vec<u64> =
+            ticks.iter().filter(|(_, ticks)| **ticks >= patience).map(|(id, _)| *id).collect();
+        for id in overdue {
+            ticks.remove(&id);
+            self.raw.report_snapshot(id, SnapshotStatus::Failure);
+        }
+        self.snapshot_ticks = ticks;
     }
 
     /// Allows the log up to `through` to go, which happens at the next polls as
@@ -105,9 +132,8 @@ impl Peer {
             }
         }
         self.offer_unsaved = false;
-        let is_sent =
-            |(_, progress): (_, &raft::Progress)| progress.state == ProgressState::Snapshot;
-        let is_needed = self.is_leader() && self.raw.raft.prs().iter().any(is_sent);
+        let is_needed =
+            self.is_leader() && self.raw.raft.prs().iter().any(|(_, progress)| is_sent(progress));
         if !is_needed {
             self.raw.mut_store().offer = None;
         }

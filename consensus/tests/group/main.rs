@@ -1,0 +1,9 @@
+//! Whole groups in one process, on a network that does what the test wants.
+
+mod faults;
+mod hostile;
+mod membership;
+mod paths;
+mod rocks;
+mod store;
+mod world;
