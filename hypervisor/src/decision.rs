@@ -246,8 +246,6 @@ impl DecisionMaker {
             }
         } else {
             member.standing = Standing::Learner;
-            let slot = member.slot;
-            todo.push(Decision::Introduce { id, slot });
             self.reconcile(todo);
         }
     }

@@ -185,10 +185,7 @@ impl Group {
             Decision::Isolate { generation, certificate, fenced } => {
                 fabric.page().set_generation(generation);
                 let message = ToReplica::Isolate { generation, certificate, fenced };
-                self.tell_all(&message, None, fabric);
-            }
-            Decision::Introduce { id, slot } => {
-                self.tell_all(&ToReplica::Introduce { id, slot }, Some(id), fabric);
+                self.tell_all(&message, fabric);
             }
             Decision::Promote { id, generation, quarantine } => {
                 if let Some(running) = &mut self.running {
@@ -247,6 +244,7 @@ impl Group {
             .filter(|(_, member)| !member.fenced)
             .map(|(id, member)| (id.0, member.slot.get()))
             .collect();
+        self.tell_all(&ToReplica::Introduce { id, slot }, fabric);
         self.members.insert(id, member);
         let start = match mode {
             SpawnMode::Bootstrap { voters } => {
@@ -379,8 +377,8 @@ impl Group {
         self.tell(id, message, fabric);
     }
 
-    fn tell_all(&self, message: &ToReplica, but: Option<ReplicaId>, fabric: &mut HostFabric) {
-        for &id in self.members.keys().filter(|id| Some(**id) != but) {
+    fn tell_all(&self, message: &ToReplica, fabric: &mut HostFabric) {
+        for &id in self.members.keys() {
             self.tell(id, message, fabric);
         }
     }

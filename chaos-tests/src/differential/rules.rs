@@ -22,6 +22,7 @@ pub struct Rule {
 /// A request and both answers.
 pub(super) struct Answered<'a> {
     pub(super) op: &'a Op,
+    pub(super) domid: u16,
     pub(super) ours: &'a Answer,
     pub(super) theirs: &'a Answer,
     /// The request is in a transaction, and since its start somebody else
@@ -58,23 +59,63 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
-        name: "malformed-arguments",
-        reason: "C of 4.17 answers a missing NUL or extra arguments of some requests with whatever \
-                 error it met last; we say EINVAL, as its later versions do",
+        name: "special-permissions",
+        reason: "C of 4.17 does not tell the permissions of an @ path, and refuses to set those of \
+                 an unknown one with whatever error it met last",
         desync: false,
         applies: |answered| {
-            let one_path = [Type::Directory, Type::Read, Type::GetPerms, Type::Mkdir, Type::Rm];
-            answered.op.kind().is_some_and(|kind| one_path.contains(&kind))
-                && !is_path_nul(answered.op.payload())
-                && both_refuse(answered)
+            answered.op.payload().starts_with(b"@")
+                && match answered.op.kind() {
+                    Some(Type::GetPerms) => answered.theirs.is_error("EINVAL"),
+                    Some(Type::SetPerms) => both_refuse(answered),
+                    _ => false,
+                }
+        },
+    },
+    Rule {
+        name: "lenient-numbers",
+        reason: "C reads a number that is none as 0; we refuse it",
+        desync: false,
+        applies: |answered| {
+            let asks = [Type::GetDomainPath, Type::IsDomainIntroduced];
+            answered.op.kind().is_some_and(|kind| asks.contains(&kind))
+                && !answered.op.payload().first().is_some_and(u8::is_ascii_digit)
+                && answered.ours.is_error("EINVAL")
+        },
+    },
+    Rule {
+        name: "impossible-domain",
+        reason: "C takes domain ids that no domain can have for absent or even valid ones",
+        desync: false,
+        applies: |answered| {
+            let payload = answered.op.payload();
+            (payload.starts_with(b"65535\0") || payload.starts_with(b"70000\0"))
+                && answered.ours.is_error("EINVAL")
+        },
+    },
+    Rule {
+        name: "long-path",
+        reason: "C limits every path to 2048 bytes behind the domain's own; we exempt the control \
+                 domain from quotas, this one too, up to the 3072 bytes of the protocol",
+        desync: true,
+        applies: |answered| {
+            let path = answered.op.payload().split(|byte| *byte == 0).next();
+            path.is_some_and(|path| path.len() > 2048)
+                && answered.domid == 0
+                && answered.theirs.is_error("EINVAL")
+        },
+    },
+    Rule {
+        name: "unwatch-path",
+        reason: "C does not check the path of UNWATCH; we refuse one that no node can have",
+        desync: false,
+        applies: |answered| {
+            answered.op.kind() == Some(Type::Unwatch)
+                && answered.ours.is_error("EINVAL")
+                && answered.theirs.is_error("ENOENT")
         },
     },
 ];
-
-/// Whether the payload is one string and its NUL.
-fn is_path_nul(payload: &[u8]) -> bool {
-    payload.iter().position(|byte| *byte == 0).is_some_and(|at| at + 1 == payload.len())
-}
 
 /// Differences that are found otherwise than by comparing two answers.
 pub mod special {

@@ -255,7 +255,8 @@ impl<'a> Run<'a> {
         }
         let agreed = answers[0] == answers[1];
         if !agreed {
-            let rule = explain(&Answered { op, ours: &answers[0], theirs: &answers[1], disturbed });
+            let rule =
+                explain(&Answered { op, domid, ours: &answers[0], theirs: &answers[1], disturbed });
             let Some(rule) = rule else {
                 let class = format!("{:?} {:?}", op.kind(), tx != TxRef::None);
                 return Err(self.differ(&class, &answers));

@@ -62,6 +62,9 @@ pub(crate) struct World {
     /// Replicas that the host relies on: settled voters that nobody takes out.
     pub(crate) counted: BTreeSet<PeerId>,
     leaving: BTreeSet<PeerId>,
+    /// The term in which each was promoted last: an earlier leader's view of it
+    /// is out of date.
+    promoted: BTreeMap<PeerId, u64>,
     tune: fn(&mut PeerConfig),
     // What must always hold is judged by these.
     canon: BTreeMap<u64, (u64, Vec<u8>)>,
@@ -83,6 +86,7 @@ impl World {
             certificates: vec![BTreeSet::new()],
             counted: BTreeSet::new(),
             leaving: BTreeSet::new(),
+            promoted: BTreeMap::new(),
             tune,
             canon: BTreeMap::new(),
             leaders: BTreeMap::new(),
@@ -167,7 +171,7 @@ impl World {
             if !entry.data.is_empty() {
                 node.machine.entries.push((entry.index.0, entry.data.clone()));
             }
-            let found = (entry.term.0, entry.data.clone());
+            if entry.data.is_empty() { eprintln!("{id} commits empty {} {:?}", entry.index, peer.status().effective); } let found = (entry.term.0, entry.data.clone());
             let canon = self.canon.entry(entry.index.0).or_insert_with(|| found.clone());
             assert_eq!(*canon, found, "{id}: entry {} was committed differently", entry.index);
         }
@@ -189,8 +193,10 @@ impl World {
             let leader = *self.leaders.entry(peer.term().0).or_insert(id);
             assert_eq!(leader, id, "two leaders in term {}", peer.term());
             for other in peer.status().peers {
-                if other.is_settled && !self.leaving.contains(&other.id) {
-                    self.counted.insert(other.id);
+                let is_current =
+                    self.promoted.get(&other.id).is_none_or(|term| *term <= peer.term().0);
+                if other.is_settled && is_current && !self.leaving.contains(&other.id) {
+                    if self.counted.insert(other.id) { eprintln!("counted {} by {id} t{} {other:?} conf {:?}", other.id, peer.term(), peer.status().effective); }
                 }
             }
         }
@@ -301,7 +307,7 @@ impl World {
         let mut dead = self.certificates.last().cloned().unwrap_or_default();
         dead.insert(id);
         self.certificates.push(dead);
-        self.counted.remove(&id);
+        self.counted.remove(&id); eprintln!("kill {id}");
     }
 
     /// Tells `id` the latest certificate, if it does not know it.
@@ -312,7 +318,7 @@ impl World {
         let Some(peer) = node.peer.as_mut() else { return };
         if node.certificates < latest {
             node.certificates = latest;
-            let told = peer.fence(epoch, &dead);
+            let told = peer.fence(epoch, &dead); eprintln!("tell {id} {dead:?} {:?}", peer.status());
             if self.policy == AckPolicy::AllLive {
                 told.expect("the certificates are in order");
             }
@@ -354,16 +360,19 @@ impl World {
     /// that leave.
     pub(crate) fn change(&mut self, change: Change) -> bool {
         let Some(leader) = self.leader() else { return false };
-        let is_taken = self.peer(leader).change(change).is_ok();
+        let is_taken = self.peer(leader).change(change).is_ok(); eprintln!("{leader} t{} change {change:?} {is_taken} log {:?} {:?}", self.peer(leader).term(), self.peer(leader).log_end(), self.peer(leader).status().effective);
         match change {
             Change::Remove(id) | Change::AddLearner(id) => {
                 self.counted.remove(&id);
                 self.leaving.insert(id);
             }
             // Its return is told by a leader.
-            Change::PromoteToVoter(id) => {
+            Change::PromoteToVoter(id) if is_taken => {
                 self.leaving.remove(&id);
+                let term = self.peer(leader).term().0;
+                self.promoted.insert(id, term);
             }
+            Change::PromoteToVoter(_) => {}
         }
         is_taken
     }

@@ -252,13 +252,6 @@ pub enum Decision {
         /// All the dead that may still be members in somebody's log.
         fenced: Vec<ReplicaId>,
     },
-    /// Tell all that live: this replica is at that slot.
-    Introduce {
-        /// Which.
-        id: ReplicaId,
-        /// Where.
-        slot: SlotId,
-    },
     /// Have a replica become the primary.
     Promote {
         /// Which.

@@ -174,3 +174,138 @@ pub(crate) fn text(strings: &[&[u8]]) -> Vec<u8> {
 pub(crate) fn pair(path: &[u8], value: &[u8]) -> Vec<u8> {
     [path, b"\0", value].concat()
 }
+
+/// Makes up inputs: few paths, few domains, so that they meet.
+#[derive(Clone, Debug)]
+pub(crate) struct Inventor {
+    seed: u64,
+}
+
+impl Inventor {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { seed }
+    }
+
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        state_machine::mix64(self.seed) % bound
+    }
+
+    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len() as u64) as usize]
+    }
+
+    pub(crate) fn path(&mut self) -> Vec<u8> {
+        let mut path = self.pick(&[&b""[..], b"/local/domain/5", b"/local/domain/6"]).to_vec();
+        for _ in 0..self.below(4) {
+            path.push(b'/');
+            path.push(*self.pick(b"abc"));
+        }
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        if self.below(12) == 0 {
+            // Relative, or no path at all.
+            path.remove(0);
+        }
+        path
+    }
+
+    fn perms(&mut self) -> Vec<u8> {
+        let mut strings = Vec::new();
+        for _ in 0..=self.below(3) {
+            strings.push(*self.pick(b"nrwb"));
+            strings.push(*self.pick(b"00567"));
+            strings.push(0);
+        }
+        strings
+    }
+
+    /// A request about nodes.
+    pub(crate) fn on_nodes(&mut self) -> (MessageType, Vec<u8>) {
+        use MessageType::{Directory, DirectoryPart, GetPerms, Mkdir, Read, Rm, SetPerms, Write};
+        let kinds =
+            [Read, Read, Directory, DirectoryPart, GetPerms, Write, Write, Write, Mkdir, Rm, SetPerms];
+        let kind = *self.pick(&kinds);
+        let mut payload = self.path();
+        payload.push(0);
+        match kind {
+            Write => payload.extend_from_slice(*self.pick(&[&b"x"[..], b"yy", b"", b"zzzzzzzzzzzz"])),
+            SetPerms => payload.extend(self.perms()),
+            DirectoryPart => payload.extend_from_slice(*self.pick(&[&b"0\0"[..], b"2\0", b"99\0"])),
+            _ => {}
+        }
+        (kind, payload)
+    }
+
+    /// Any request.
+    pub(crate) fn request(&mut self) -> (MessageType, Vec<u8>) {
+        use MessageType::{
+            Control, GetDomainPath, GetFeature, GetQuota, Introduce, IsDomainIntroduced, Release,
+            ResetWatches, SetQuota, SetTarget, TransactionEnd, TransactionStart, Unwatch, Watch,
+        };
+        let domid = *self.pick(&[b"5\0", b"6\0", b"7\0"]);
+        let with = |payload: &[u8]| [&domid[..], payload].concat();
+        match self.below(40) {
+            0..=3 => (TransactionStart, b"\0".to_vec()),
+            4..=8 => (TransactionEnd, self.pick(&[b"T\0", b"T\0", b"F\0"]).to_vec()),
+            9..=11 => {
+                let token = *self.pick(&[b"1", b"2"]);
+                let path = match self.below(6) {
+                    0 => b"@releaseDomain".to_vec(),
+                    _ => self.path(),
+                };
+                (Watch, text(&[&path, token]))
+            }
+            12 => (Watch, text(&[&self.path(), b"3", b"1"])),
+            13 => {
+                let token = *self.pick(&[b"1", b"2"]);
+                (Unwatch, text(&[&self.path(), token]))
+            }
+            14 => (Introduce, with(b"1\x003\0")),
+            15 if self.below(4) == 0 => (Release, with(b"")),
+            16 if self.below(4) == 0 => (ResetWatches, Vec::new()),
+            17 => (SetTarget, with(b"6\0")),
+            18 => match self.below(8) {
+                0 => (Control, b"quota\0set\0nodes\x0010\0".to_vec()),
+                1 => (SetQuota, with(b"nodes\x0012\0")),
+                2 => (GetQuota, b"nodes\0".to_vec()),
+                3 => (GetFeature, Vec::new()),
+                4 => (GetDomainPath, with(b"")),
+                5 => (IsDomainIntroduced, with(b"")),
+                6 => (Control, b"memreport\0".to_vec()),
+                _ => (Control, b"check\0".to_vec()),
+            },
+            _ => self.on_nodes(),
+        }
+    }
+
+    /// Any input: the control domain on connections 1 and 2, guests on 5 and 6.
+    /// `bytes` keeps the frame.
+    pub(crate) fn input<'b>(&mut self, bytes: &'b mut Vec<u8>) -> Input<'b> {
+        let conn = ConnId(*self.pick(&[1, 1, 2, 2, 5, 6]));
+        let domid = |conn: ConnId| DomId(if conn.0 < 3 { 0 } else { conn.0 as u16 });
+        match self.below(200) {
+            0 => return Input::Close { conn },
+            1..=3 => return Input::Open { conn, domid: domid(conn) },
+            4 => return Input::DomainGone { domid: DomId(self.below(8) as u16) },
+            5 if self.below(5) == 0 => return Input::Boot,
+            _ => {}
+        }
+        let (kind, payload) = self.request();
+        let tx = match kind {
+            MessageType::TransactionEnd => 1 + self.below(6) as u32,
+            MessageType::TransactionStart => 0,
+            _ => [0, 0, 1, 2, 3, 4, 5, 6][self.below(8) as usize],
+        };
+        bytes.clear();
+        frame(kind, self.below(1000) as u32, tx, &payload, bytes);
+        if self.below(50) == 0 {
+            // Something is wrong with it.
+            let at = self.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << self.below(8);
+        }
+        Input::Request { conn, frame: bytes }
+    }
+}
