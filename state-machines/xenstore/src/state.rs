@@ -327,7 +327,7 @@ impl State {
         let transaction = self.transactions.remove(&(conn, id))?;
         self.domains.account(domid, |held| {
             held.transactions -= 1;
-            held.bytes -= transaction.bytes();
+            held.bytes -= transaction.accounted();
         });
         Some(transaction)
     }

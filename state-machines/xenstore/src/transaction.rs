@@ -124,7 +124,7 @@ impl Transaction {
     }
 
     /// Bytes that the domain is accounted for.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub(crate) fn accounted(&self) -> u64 {
         self.bytes
     }
 

@@ -70,11 +70,11 @@ pub(crate) fn perform(
     // The digest is known only afterwards, and added then.
     let transaction = state.transactions.change(&key, 0).ok_or(Errno::ENOENT)?;
     let transaction = Arc::make_mut(transaction);
-    let (before, held) = (transaction.digest(), transaction.bytes());
+    let (before, held) = (transaction.digest(), transaction.accounted());
     let domains = &state.domains;
     let mut env = Env { caller, limits, domains, generation: &mut state.generation };
     let result = transaction.perform(&mut env, kind, payload, answer.payload());
-    let (after, holds) = (transaction.digest(), transaction.bytes());
+    let (after, holds) = (transaction.digest(), transaction.accounted());
     state.transactions.change(&key, after.wrapping_sub(before));
     if holds > held {
         state.domains.account(conn.domid, |account| account.bytes += holds - held);

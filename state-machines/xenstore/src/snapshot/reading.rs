@@ -294,7 +294,7 @@ impl Restoring {
         transaction.restore(&env, operations);
         state.domains.account(domid, |held| {
             held.transactions += 1;
-            held.bytes += transaction.bytes();
+            held.bytes += transaction.accounted();
         });
         state.transactions.insert((transaction.conn, transaction.id), Arc::new(transaction));
     }

@@ -240,31 +240,3 @@ fn quarantine_and_poison() {
     assert_eq!(answered, [(0, 0, &b"EIO\0"[..]), (1, 7, b"EIO\0")]);
     assert_eq!(rig.machine.digest(), before);
 }
-#[test]
-fn dbg_parts() {
-    for seed in 0..50 {
-    let mut inventor = Inventor::new(seed);
-    let mut one = started();
-    let mut bytes = Vec::new();
-    for step in 0..400 {
-        let input = inventor.input(&mut bytes);
-        let shown = alloc::format!("{input:?}");
-        apply(&mut one, &input).expect("sound");
-        let two = Xenstore::restore(&encoded(&one)).expect("a snapshot");
-        std::println!("{step} {:?} {:?}", one.state.domains.held(state_machine::DomId(0)), shown);
-        if one.digest() != two.digest() {
-            let (a, b) = (&one.state, &two.state);
-            std::println!("seed {seed} step {step} {shown}");
-            std::println!("tree {} owned {} gen {} ver {} conns {} tx {} log {}", a.store.tree().digest()==b.store.tree().digest(), a.store.accounts()==b.store.accounts(), a.generation==b.generation, a.version==b.version, a.conns.total()==b.conns.total(), a.transactions.total()==b.transactions.total(), a.log==b.log);
-            std::println!("fair {} quotas {}", a.fair==b.fair, a.quotas==b.quotas);
-            let m = state_machine::Mixer::new();
-            std::println!("watch {} domains {}", a.watches.mix(m).finish()==b.watches.mix(m).finish(), a.domains.mix(m).finish()==b.domains.mix(m).finish());
-            for d in 0..8 { let d=state_machine::DomId(d); if a.domains.held(d)!=b.domains.held(d) || a.domains.get(d)!=b.domains.get(d) { std::println!("tree {:?} {:?} {:?} {:?}", a.domains.held(d),b.domains.held(d), a.domains.get(d),b.domains.get(d)); } }
-            std::println!("{:?}\n{:?}", a.store.accounts(), b.store.accounts());
-            a.transactions.visit(&mut |k, t| { let u = b.transactions.get(k).unwrap();
-               std::println!("{k:?} tree {} acc {} ops {} {}\n {:?}\n {:?}", t.working.tree().digest()==u.working.tree().digest(), t.working.accounts()==u.working.accounts(), t.operations().len(), u.operations().len(), t.working.accounts(), u.working.accounts()); true });
-            panic!();
-        }
-    }
-    }
-}
