@@ -90,7 +90,7 @@ impl fmt::Display for Component {
         if self.failovers_total > 0 {
             writeln!(
                 f,
-                "  {} failovers; the last, in microseconds:\n  {:>7} {:<12} {:>8} {:>8} {:>8} {:>8} {:>8}",
+                "  failovers: {}; the last, in microseconds:\n  {:>7} {:<12} {:>8} {:>8} {:>8} {:>8} {:>8}",
                 self.failovers_total,
                 "from>to",
                 "cause",
@@ -145,7 +145,7 @@ xenstore: degraded, generation 2, 3 replicas, all-live, volatile
         2 primary  running       1002           42            7  00c0ffee00c0ffee@40
         3 standby  running       1003           43            7  00c0ffee00c0ffee@40
         4 learner  starting      1004           44            7  00c0ffee00c0ffee@40
-  1 failovers; the last, in microseconds:
+  failovers: 1; the last, in microseconds:
   from>to cause          detect    fence  promote   replay    total
       1>2 died              110       40      200      150      500
 "
