@@ -64,8 +64,8 @@ impl fmt::Display for DemoReport {
         if self.is_clean() {
             write!(
                 f,
-                "\nVERDICT: {faults} primaries broken in {seconds:.0} s; {} requests answered, \
-                 0 lost, 0 doubled, 0 out of order.",
+                "\nVERDICT: nothing was lost. Primaries broken in {seconds:.0} s: {faults}; requests \
+                 answered: {}; lost: 0; doubled: 0; out of order: 0.",
                 self.verdict.answered
             )
         } else {
