@@ -59,11 +59,11 @@ pub struct Peer {
     /// Proposals that raft has not seen yet, and their bytes.
     pending: Vec<Entry>,
     pending_bytes: usize,
-    /// The term that this peer leads and has made `pending` for; 0 before.
+    /// The term that this peer leads; 0 if it does not.
     led_term: u64,
-    /// While the change at this index is not applied, proposals wait: see
-    /// [`lead`].
-    hold_until: u64,
+    /// Voters to be whose promotion, at that index, is in the log but not
+    /// applied: see [`lead`].
+    early_voters: Vec<(u64, PeerId)>,
     wants_campaign: bool,
     /// The last entry handed out as committed, or covered by a snapshot that was
     /// handed out.
@@ -113,7 +113,9 @@ impl Peer {
             last_index: self.raw.raft.raft_log.last_index(),
         };
         wire::check(&message, from, receiver)?;
-        self.raw.step(message).map_err(|_| StepError::NotMember(from))
+        let stepped = self.raw.step(message).map_err(|_| StepError::NotMember(from));
+        self.notice_lead();
+        stepped
     }
 
     /// Lets a tick of the caller's clock pass.
@@ -121,6 +123,7 @@ impl Peer {
         if self.raw.raft.state == StateRole::Leader {
             self.raw.tick();
             self.retry_snapshots();
+            self.notice_lead();
             return;
         }
         // Raft counts on a candidate's log being stored; an election can wait
@@ -137,6 +140,7 @@ impl Peer {
             self.raw.raft.election_elapsed = timeout;
         }
         self.raw.tick();
+        self.notice_lead();
     }
 
     /// Stands for election at the next [`Self::poll`], without asking whether a
@@ -172,6 +176,7 @@ impl Peer {
             return;
         }
         self.raw.raft.campaign(raft::CAMPAIGN_TRANSFER);
+        self.notice_lead();
     }
 
     /// The term of the next election here, if the epoch has one left.

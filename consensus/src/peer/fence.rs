@@ -116,7 +116,12 @@ impl Peer {
 
     /// Makes raft's members the effective ones.
     pub(super) fn follow_membership(&mut self) {
-        let target = self.membership.effective();
+        let mut target = self.membership.effective();
+        for (_, id) in &self.early_voters {
+            if let Some(place) = target.learners.iter().position(|learner| learner == id) {
+                target.voters.push(target.learners.remove(place));
+            }
+        }
         if target.voters.is_empty() {
             return;
         }

@@ -1,17 +1,19 @@
 //! What a leader is asked for: proposals, and changes of members.
 //!
 //! Proposals wait in the peer until the next poll, so that those made in between
-//! share one append message. They wait longer while a promotion is in flight,
-//! its own or one inherited from an earlier leader: an entry behind it that was
-//! committed by the old members alone would be missing on the new voter, and
-//! lost if only that one survives. So what is behind a promotion is only sent
-//! once the promotion is applied.
+//! share one append message.
+//!
+//! Raft's members change when the entry that says so is applied. Under
+//! [`AckPolicy::AllLive`] that is too late for a promotion: what follows its
+//! entry could be committed by the old voters alone, and be lost if only the new
+//! one survives. So a leader waits for the new voter's acknowledgement from the
+//! moment it has the promotion in its log, be it its own or inherited.
 
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::Peer;
 use crate::members::{Step, steps_of};
-use crate::{LogIndex, PeerId};
+use crate::{AckPolicy, LogIndex, PeerId};
 
 /// Entries that may be uncommitted.
 const MAX_UNCOMMITTED_ENTRIES: u64 = 1 << 16;
@@ -95,7 +97,6 @@ impl Peer {
         if !self.is_leader() {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         }
-        self.begin_to_lead();
         let limit = self.config.max_proposal_bytes();
         if data.len() > limit {
             return Err(ProposeError::TooLarge { len: data.len(), limit });
@@ -124,7 +125,6 @@ impl Peer {
         if !self.is_leader() {
             return Err(ChangeError::NotLeader { leader: self.leader() });
         }
-        self.begin_to_lead();
         let step = self.step_for(change)?;
         if self.raw.raft.has_pending_conf() {
             return Err(ChangeError::InFlight);
@@ -134,8 +134,9 @@ impl Peer {
             .propose_conf_change(Vec::new(), step.to_raft())
             .map_err(|_| ChangeError::InFlight)?;
         let index = self.raw.raft.raft_log.last_index();
-        if matches!(step, Step::Voter(_)) {
-            self.hold_until = index;
+        if let (Step::Voter(id), AckPolicy::AllLive) = (step, self.config.ack) {
+            self.early_voters.push((index, id));
+            self.follow_membership();
         }
         Ok(LogIndex(index))
     }
@@ -179,35 +180,32 @@ impl Peer {
         (id != raft::INVALID_ID).then_some(PeerId(id))
     }
 
-    /// Once a term that this peer leads: drops what was proposed in an earlier
-    /// one, and finds the promotion that proposals have to wait for.
-    fn begin_to_lead(&mut self) {
-        let term = self.raw.raft.term;
-        if self.led_term == term {
+    /// To be called after whatever may begin or end this peer's lead.
+    pub(super) fn notice_lead(&mut self) {
+        let led_term = if self.is_leader() { self.raw.raft.term } else { 0 };
+        if self.led_term == led_term {
             return;
         }
-        self.led_term = term;
+        self.led_term = led_term;
         self.pending.clear();
         self.pending_bytes = 0;
-        let is_promotion = |entry: &&Entry| {
-            entry.entry_type != 0
-                && steps_of(&entry.data).iter().any(|step| matches!(step, Step::Voter(_)))
-        };
-        let unapplied = self.log().after(self.handed_out);
-        self.hold_until = unapplied.filter(is_promotion).last().map_or(0, |entry| entry.index);
+        self.early_voters.clear();
+        if self.is_leader() && self.config.ack == AckPolicy::AllLive {
+            let changes = self.log().after(self.handed_out).filter(|entry| entry.entry_type != 0);
+            let promoted = changes.flat_map(|entry| {
+                steps_of(&entry.data).into_iter().filter_map(|step| match step {
+                    Step::Voter(id) => Some((entry.index, id)),
+                    Step::Learner(_) | Step::Remove(_) => None,
+                })
+            });
+            self.early_voters = promoted.collect();
+        }
+        self.follow_membership();
     }
 
     /// Hands the waiting proposals to raft. Returns whether it did.
     pub(super) fn flush_proposals(&mut self) -> bool {
         if self.pending.is_empty() {
-            return false;
-        }
-        if !self.is_leader() || self.led_term != self.raw.raft.term {
-            self.pending.clear();
-            self.pending_bytes = 0;
-            return false;
-        }
-        if self.hold_until > self.handed_out {
             return false;
         }
         let bytes = std::mem::take(&mut self.pending_bytes);

@@ -203,7 +203,9 @@ impl Peer {
             // comes back never acts as older ones again.
             self.members_unsaved = true;
             self.save_members(store)?;
+            self.early_voters.retain(|(index, _)| *index > self.handed_out);
             self.follow_membership();
+            self.notice_lead();
         }
         Ok(())
     }

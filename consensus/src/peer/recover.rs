@@ -176,7 +176,7 @@ impl Peer {
             pending: Vec::new(),
             pending_bytes: 0,
             led_term: 0,
-            hold_until: 0,
+            early_voters: Vec::new(),
             wants_campaign: false,
             handed_out: base,
             applied: 0,

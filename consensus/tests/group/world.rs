@@ -171,7 +171,7 @@ impl World {
             if !entry.data.is_empty() {
                 node.machine.entries.push((entry.index.0, entry.data.clone()));
             }
-            if entry.data.is_empty() { eprintln!("{id} commits empty {} {:?}", entry.index, peer.status().effective); } let found = (entry.term.0, entry.data.clone());
+            let found = (entry.term.0, entry.data.clone());
             let canon = self.canon.entry(entry.index.0).or_insert_with(|| found.clone());
             assert_eq!(*canon, found, "{id}: entry {} was committed differently", entry.index);
         }
@@ -196,7 +196,7 @@ impl World {
                 let is_current =
                     self.promoted.get(&other.id).is_none_or(|term| *term <= peer.term().0);
                 if other.is_settled && is_current && !self.leaving.contains(&other.id) {
-                    if self.counted.insert(other.id) { eprintln!("counted {} by {id} t{} {other:?} conf {:?}", other.id, peer.term(), peer.status().effective); }
+                    self.counted.insert(other.id);
                 }
             }
         }
@@ -307,7 +307,7 @@ impl World {
         let mut dead = self.certificates.last().cloned().unwrap_or_default();
         dead.insert(id);
         self.certificates.push(dead);
-        self.counted.remove(&id); eprintln!("kill {id}");
+        self.counted.remove(&id);
     }
 
     /// Tells `id` the latest certificate, if it does not know it.
@@ -318,7 +318,7 @@ impl World {
         let Some(peer) = node.peer.as_mut() else { return };
         if node.certificates < latest {
             node.certificates = latest;
-            let told = peer.fence(epoch, &dead); eprintln!("tell {id} {dead:?} {:?}", peer.status());
+            let told = peer.fence(epoch, &dead);
             if self.policy == AckPolicy::AllLive {
                 told.expect("the certificates are in order");
             }
@@ -360,7 +360,7 @@ impl World {
     /// that leave.
     pub(crate) fn change(&mut self, change: Change) -> bool {
         let Some(leader) = self.leader() else { return false };
-        let is_taken = self.peer(leader).change(change).is_ok(); eprintln!("{leader} t{} change {change:?} {is_taken} log {:?} {:?}", self.peer(leader).term(), self.peer(leader).log_end(), self.peer(leader).status().effective);
+        let is_taken = self.peer(leader).change(change).is_ok();
         match change {
             Change::Remove(id) | Change::AddLearner(id) => {
                 self.counted.remove(&id);
