@@ -92,9 +92,10 @@ impl Fair {
 
     pub(crate) fn mix(&self, mixer: Mixer) -> Mixer {
         let mixer = mixer.word(self.begun).word(self.queue.len() as u64);
-        let mixer = self.queue.iter().fold(mixer, |mixer, waiter| {
-            mixer.word(waiter.conn.0).word(waiter.seen)
-        });
+        let mixer = self
+            .queue
+            .iter()
+            .fold(mixer, |mixer, waiter| mixer.word(waiter.conn.0).word(waiter.seen));
         self.shield.iter().fold(mixer, |mixer, shield| {
             let id = u64::from(shield.transaction) << 32 | u64::from(shield.refusals_left);
             mixer.word(shield.conn.0).word(id)

@@ -11,6 +11,7 @@ mod answer;
 mod decimal;
 mod domain;
 mod effect;
+mod exchange;
 mod fair;
 mod machine;
 mod node;
@@ -32,5 +33,6 @@ mod watch;
 pub mod wire;
 
 pub use effect::Effect;
+pub use exchange::{ImportError, Imported, ImportedConn};
 pub use machine::{Snapshot, Xenstore};
 pub use quota::Quota;

@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use state_machine::{
-    Class, ConnId, Corruption, Digest, DomId, Input, InputNo, Outputs, RestoreError,
-    ScrubProgress, StateMachine,
+    Class, ConnId, Corruption, Digest, DomId, Input, InputNo, Outputs, RestoreError, ScrubProgress,
+    StateMachine,
 };
 
 use crate::answer::Answer;
@@ -24,6 +24,12 @@ pub struct Xenstore {
     cursor: Cursor,
     answer: Answer,
     event: Vec<u8>,
+}
+
+impl From<State> for Xenstore {
+    fn from(state: State) -> Self {
+        Self { state, ..Self::default() }
+    }
 }
 
 impl Clone for Answer {
@@ -156,8 +162,7 @@ impl Xenstore {
             MessageType::GetQuota => Ok(limits::get_quota(state, payload, out)?),
             MessageType::Control => control::ask(state, payload, out),
             kind => {
-                let (caller, limits) =
-                    (state.domains.caller(conn.domid), state.limits(conn.domid));
+                let (caller, limits) = (state.domains.caller(conn.domid), state.limits(conn.domid));
                 nodes::look(&state.store, &caller, &limits, kind, payload, out)
             }
         }
@@ -389,8 +394,7 @@ impl StateMachine for Xenstore {
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
-        let state = snapshot::restore(bytes)?;
-        Ok(Self { state, ..Self::default() })
+        snapshot::restore(bytes).map(Self::from)
     }
 
     fn scrub(&mut self, budget: usize) -> Result<ScrubProgress, Corruption> {

@@ -20,7 +20,12 @@ pub(crate) struct Cursor {
     last: Option<Vec<u64>>,
 }
 
-fn check_child(parent: &Node, parent_hash: u64, born: u64, child: &Child) -> Result<(), Corruption> {
+fn check_child(
+    parent: &Node,
+    parent_hash: u64,
+    born: u64,
+    child: &Child,
+) -> Result<(), Corruption> {
     child.node.verify(parent_hash)?;
     let named = child_hash(parent_hash, child.node.name()) == child.hash;
     if named && parent.children().is_some_and(|children| children.holds(born, child)) {

@@ -10,7 +10,7 @@ mod reading;
 mod writing;
 
 pub(crate) use reading::{PermsPool, quotas_from, restore};
-pub(crate) use writing::{encode, put_nodes, quotas_to};
+pub(crate) use writing::{encode, put_nodes, quotas_to, ring};
 
 /// Our own record types.
 mod tag {

@@ -131,8 +131,7 @@ impl State {
 
     /// The store, and what its operations need besides.
     pub(crate) fn split(&mut self, caller: Caller, limits: Limits) -> (&mut Store, Env<'_>) {
-        let env =
-            Env { caller, limits, domains: &self.domains, generation: &mut self.generation };
+        let env = Env { caller, limits, domains: &self.domains, generation: &mut self.generation };
         (&mut self.store, env)
     }
 
@@ -209,8 +208,10 @@ impl State {
             let is_top = met.path.len() == path.text().len();
             if is_top || self.watches.any_on(met.hash) {
                 let (node, parent) = (met.node, met.parent);
-                let readable =
-                    [(&**node.perms(), node.generation()), (&**parent.perms(), parent.generation())];
+                let readable = [
+                    (&**node.perms(), node.generation()),
+                    (&**parent.perms(), parent.generation()),
+                ];
                 let mode = if is_top { Match::Subtree } else { Match::Exact };
                 match Path::absolute(met.path) {
                     Ok(path) => self.fire(&path, mode, &readable, events),
@@ -271,8 +272,7 @@ impl State {
     pub(crate) fn fire_special(&self, name: &[u8], domid: DomId, events: &mut Events<'_>) {
         let Some(node) = self.store.tree().special(name) else { return };
         let root = self.store.tree().root();
-        let readable =
-            [(&**node.perms(), node.generation()), (&**root.perms(), root.generation())];
+        let readable = [(&**node.perms(), node.generation()), (&**root.perms(), root.generation())];
         let mut text = name.to_vec();
         let special = |text: &[u8]| Path::parse(text, DomId(0), None, true).map(Path::into_owned);
         if let Ok(path) = special(&text) {

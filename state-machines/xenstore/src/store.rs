@@ -80,7 +80,10 @@ pub(crate) enum Changed {
     /// The node at the operation's path was created or written.
     Written,
     /// The node's permissions changed; these are the old ones.
-    Perms { old: Arc<Perms>, generation: u64 },
+    Perms {
+        old: Arc<Perms>,
+        generation: u64,
+    },
     /// The node was removed, with everything below.
     Removed(Arc<Node>),
 }

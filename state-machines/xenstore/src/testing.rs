@@ -92,7 +92,13 @@ impl Rig {
         assert!(out.is_empty());
     }
 
-    pub(crate) fn outputs(&mut self, conn: u64, kind: MessageType, tx: u32, payload: &[u8]) -> Vec<Out> {
+    pub(crate) fn outputs(
+        &mut self,
+        conn: u64,
+        kind: MessageType,
+        tx: u32,
+        payload: &[u8],
+    ) -> Vec<Out> {
         let mut bytes = Vec::new();
         let req_id = self.last as u32 + 1000;
         frame(kind, req_id, tx, payload, &mut bytes);
@@ -225,15 +231,32 @@ impl Inventor {
     /// A request about nodes.
     pub(crate) fn on_nodes(&mut self) -> (MessageType, Vec<u8>) {
         use MessageType::{Directory, DirectoryPart, GetPerms, Mkdir, Read, Rm, SetPerms, Write};
-        let kinds =
-            [Read, Read, Directory, DirectoryPart, GetPerms, Write, Write, Write, Mkdir, Rm, SetPerms];
+        let kinds = [
+            Read,
+            Read,
+            Directory,
+            DirectoryPart,
+            GetPerms,
+            Write,
+            Write,
+            Write,
+            Mkdir,
+            Rm,
+            SetPerms,
+        ];
         let kind = *self.pick(&kinds);
         let mut payload = self.path();
         payload.push(0);
         match kind {
-            Write => payload.extend_from_slice(*self.pick(&[&b"x"[..], b"yy", b"", b"zzzzzzzzzzzz"])),
+            Write => {
+                let value: &[u8] = self.pick::<&[u8]>(&[b"x", b"yy", b"", b"zzzzzzzzzzzz"]);
+                payload.extend_from_slice(value);
+            }
             SetPerms => payload.extend(self.perms()),
-            DirectoryPart => payload.extend_from_slice(*self.pick(&[&b"0\0"[..], b"2\0", b"99\0"])),
+            DirectoryPart => {
+                let offset: &[u8] = self.pick::<&[u8]>(&[b"0\0", b"2\0", b"99\0"]);
+                payload.extend_from_slice(offset);
+            }
             _ => {}
         }
         (kind, payload)

@@ -168,7 +168,10 @@ fn large_directories_come_in_parts() {
     assert_eq!(part(&mut rig, 0).0, generation);
     rig.ok(Rm, b"/d/child7\0");
     assert_ne!(part(&mut rig, 0).0, generation);
-    assert_eq!(rig.ask(1, DirectoryPart, 0, b"/d/child8\x000\0").map(|r| r.last().copied()), Ok(Some(0)));
+    assert_eq!(
+        rig.ask(1, DirectoryPart, 0, b"/d/child8\x000\0").map(|r| r.last().copied()),
+        Ok(Some(0))
+    );
 }
 
 #[test]
@@ -214,15 +217,28 @@ fn control_answers_as_xens_daemon() {
     assert_eq!(ask(b"quota\0set\0nodes\x001001\0").as_deref(), Ok("OK\0"));
     assert!(ask(b"quota\0").is_ok_and(|text| text.contains("nodes            :     1001")));
     assert!(
-        ask(b"quota\x000\0").is_ok_and(|text| text.starts_with("Domain 0:\nnodes           :        3\n"))
+        ask(b"quota\x000\0")
+            .is_ok_and(|text| text.starts_with("Domain 0:\nnodes           :        3\n"))
     );
     assert_eq!(ask(b"quota\x005\0"), Err(Errno::ENOENT));
     assert_eq!(ask(b"quota-soft\0set\0memory\x005\0").as_deref(), Ok("OK\0"));
     assert!(ask(b"quota-soft\0").is_ok_and(|text| text.contains("memory           :        5")));
     for bad in [
-        &b""[..], b"check", b"\0", b"foo\0", b"check\0x\0", b"quota\0set\0nodes\x000\0",
-        b"quota\0set\0nod\x005\0", b"quota\0set\0nodes\0", b"quota-soft\0set\0nodes\x005\0",
-        b"log\0", b"log\0+foo\0", b"logfile\0", b"print\0", b"live-update\0", b"help\0x\0",
+        &b""[..],
+        b"check",
+        b"\0",
+        b"foo\0",
+        b"check\0x\0",
+        b"quota\0set\0nodes\x000\0",
+        b"quota\0set\0nod\x005\0",
+        b"quota\0set\0nodes\0",
+        b"quota-soft\0set\0nodes\x005\0",
+        b"log\0",
+        b"log\0+foo\0",
+        b"logfile\0",
+        b"print\0",
+        b"live-update\0",
+        b"help\0x\0",
     ] {
         assert_eq!(ask(bad), Err(Errno::EINVAL), "{bad:?}");
     }

@@ -31,11 +31,10 @@ const HELP: &str = "check\t\n\
 
 /// Whether the command changes nothing, and has the host do nothing.
 pub(crate) fn only_asks(payload: &[u8]) -> bool {
-    match strings::<2>(payload).0 {
-        [b"log" | b"logfile" | b"print", _] => false,
-        [b"quota" | b"quota-soft", b"set"] => false,
-        _ => true,
-    }
+    !matches!(
+        strings::<2>(payload).0,
+        [b"log" | b"logfile" | b"print", _] | [b"quota" | b"quota-soft", b"set"]
+    )
 }
 
 /// Answers a command that [`only_asks`].
@@ -129,11 +128,7 @@ fn memory_report(state: &State) -> String {
 ///
 /// # Errors
 /// `EINVAL` for malformed requests.
-pub(crate) fn order(
-    state: &mut State,
-    payload: &[u8],
-    out: &mut dyn Outputs,
-) -> Result<(), Errno> {
+pub(crate) fn order(state: &mut State, payload: &[u8], out: &mut dyn Outputs) -> Result<(), Errno> {
     let ([command, first, second, third], count) = strings::<4>(payload);
     let effect = match (command, count) {
         (b"log", 2) => {

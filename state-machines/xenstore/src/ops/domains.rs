@@ -223,11 +223,7 @@ pub(crate) fn domain_path(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Errno
 ///
 /// # Errors
 /// `EINVAL` for malformed requests.
-pub(crate) fn is_introduced(
-    state: &State,
-    payload: &[u8],
-    out: &mut Vec<u8>,
-) -> Result<(), Errno> {
+pub(crate) fn is_introduced(state: &State, payload: &[u8], out: &mut Vec<u8>) -> Result<(), Errno> {
     let domid = decimal::domid(one_string(payload)?)?;
     let yes = domid == domain::SELF || state.domains.is_introduced(domid);
     out.extend_from_slice(if yes { b"T\0" } else { b"F\0" });

@@ -256,7 +256,8 @@ impl Restoring {
         let Some((born, generation)) = self.births.pop_front() else {
             return broken("a node without birth");
         };
-        let name = if path.is_special() || path.is_root() { b"" } else { path.name(path.len() - 1) };
+        let name =
+            if path.is_special() || path.is_root() { b"" } else { path.name(path.len() - 1) };
         let content = Content { name, value: record.value, perms, born, generation };
         put(store, &path, &content).map_err(place)
     }
@@ -273,8 +274,7 @@ impl Restoring {
 
     fn operation(&mut self, mut reader: Reader<'_>) -> Result<(), Broken> {
         let kind = reader.u32()?;
-        let (Some(kind), Some((_, operations))) =
-            (MessageType::from_u32(kind), &mut self.open)
+        let (Some(kind), Some((_, operations))) = (MessageType::from_u32(kind), &mut self.open)
         else {
             return broken("an operation of no kind or no transaction");
         };

@@ -240,12 +240,7 @@ impl<'a> Iterator for &mut Ahead<'a> {
     }
 }
 
-fn put_transaction(
-    writer: &mut Writer<'_>,
-    state: &State,
-    conn: StreamConn,
-    open: &Transaction,
-) {
+fn put_transaction(writer: &mut Writer<'_>, state: &State, conn: StreamConn, open: &Transaction) {
     let transaction = stream::Transaction { conn, id: open.id };
     put(writer, &Record::Transaction(transaction));
     own(writer, tag::TRANSACTION, &Bytes::default().u64(open.began).0);
@@ -274,11 +269,9 @@ fn put_fair(writer: &mut Writer<'_>, state: &State) {
     let fair = &state.fair;
     let mut body = Bytes::default().u64(fair.begun);
     body = match fair.shield {
-        Some(shield) => body
-            .u8(1)
-            .u64(shield.conn.0)
-            .u32(shield.transaction)
-            .u32(shield.refusals_left),
+        Some(shield) => {
+            body.u8(1).u64(shield.conn.0).u32(shield.transaction).u32(shield.refusals_left)
+        }
         None => body.u8(0),
     };
     body = fair.queue.iter().fold(body, |body, waiter| body.u64(waiter.conn.0).u64(waiter.seen));
