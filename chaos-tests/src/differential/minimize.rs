@@ -1,24 +1,25 @@
 //! Shortens the steps that led to a failure.
 
+use std::time::{Duration, Instant};
+
 use super::op::Op;
 use super::report::Failure;
 
-/// Tries at most so many shorter runs.
-const MAX_TRIES: u32 = 600;
+/// Searches at most so long.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Leaves steps out as long as a failure of the same class remains. `run` makes
 /// the steps on two fresh daemons.
 pub fn minimize(failure: Failure, run: &mut dyn FnMut(&[Op]) -> Option<Failure>) -> Failure {
     let mut best = failure;
     let mut chunk = best.ops.len().div_ceil(2);
-    let mut tries = 0;
+    let end = Instant::now() + PATIENCE;
     while chunk > 0 {
         let mut at = 0;
         let mut shorter = false;
-        while at < best.ops.len() && tries < MAX_TRIES {
+        while at < best.ops.len() && Instant::now() < end {
             let mut ops = best.ops.clone();
             ops.drain(at..(at + chunk).min(best.ops.len()));
-            tries += 1;
             match run(&ops) {
                 Some(found) if found.class == best.class => {
                     best = Failure { seed: best.seed, ..found };
@@ -27,7 +28,7 @@ pub fn minimize(failure: Failure, run: &mut dyn FnMut(&[Op]) -> Option<Failure>)
                 _ => at += chunk,
             }
         }
-        if tries >= MAX_TRIES {
+        if Instant::now() >= end {
             break;
         }
         if !shorter || chunk > 1 {

@@ -89,7 +89,8 @@ pub const RULES: &[Rule] = &[
         desync: false,
         applies: |answered| {
             let payload = answered.op.payload();
-            (payload.starts_with(b"65535\0") || payload.starts_with(b"70000\0"))
+            let impossible = [&b"65535\0"[..], b"70000\0", b"-1\0"];
+            impossible.iter().any(|domid| payload.starts_with(domid))
                 && answered.ours.is_error("EINVAL")
         },
     },
@@ -142,12 +143,16 @@ pub mod special {
         /// Both tried again differently.
         REPLAY_DIFFERS = "replay-differs", true,
             "a transaction that had to be tried again met another state the second time";
-        /// A transaction that changed different things on both sides.
-        TORN_TRANSACTION = "torn-transaction", false,
-            "a transaction in which C let something else succeed than we do is dropped";
+        /// A transaction whose changes met those of others.
+        MET_CHANGES = "met-changes", true,
+            "a transaction whose changes met those of others may come before or after them, or \
+             not at all: C judges by what was touched last, we by the state at its start";
         /// The same children in another order.
         DIRECTORY_ORDER = "directory-order", false,
             "C lists children in the order of their creation, we by name";
+        /// An event fewer, because an equal one was under way.
+        EQUAL_EVENTS = "equal-events", false,
+            "C drops an event that equals one which it has not sent yet; we send both";
         /// The same events in another order.
         EVENT_ORDER = "event-order", false,
             "one request that changes several nodes fires their watches in another order";

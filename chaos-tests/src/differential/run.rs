@@ -1,6 +1,6 @@
 //! Making steps on both sides and comparing what comes back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use xenstore::wire::MessageType as Type;
 
@@ -68,6 +68,17 @@ struct OpenTx {
     requests: Vec<(u32, Vec<u8>, bool)>,
     /// The sides disagreed on a change in it.
     torn: bool,
+}
+
+impl OpenTx {
+    fn changed_paths(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        let domid = CONNECTIONS[self.conn].domid;
+        let granted = self
+            .requests
+            .iter()
+            .filter(|(kind, _, granted)| *granted && Type::from_u32(*kind).is_some_and(is_change));
+        granted.map(move |(_, payload, _)| absolute(domid, payload))
+    }
 }
 
 struct Run<'a> {
@@ -335,17 +346,15 @@ impl<'a> Run<'a> {
             };
         }
         let disturbed = self.changes.len() > tx.since;
-        if tx.torn {
-            self.count(special::TORN_TRANSACTION);
-            let answers = self.both(conn, end, tx.ids, b"F\0");
-            return if answers[0] == answers[1] {
-                Ok(())
-            } else {
-                Err(self.differ("TransactionEnd F", &answers))
-            };
-        }
+        // Changes that met those of others may have come before or after them.
+        let met = tx.torn || self.meets_others(&tx);
         let answers = self.both(conn, end, tx.ids, b"T\0");
         let again = [0, 1].map(|at| answers[at].is_error("EAGAIN"));
+        let known = std::iter::zip(&answers, again).all(|(answer, again)| answer.is_ok() || again);
+        if met && known {
+            self.count(special::MET_CHANGES);
+            return Ok(());
+        }
         match again {
             [false, false] if answers[0] == answers[1] => self.report.commits += 1,
             [true, true] if disturbed => return Ok(()),
@@ -357,14 +366,15 @@ impl<'a> Run<'a> {
             }
         }
         if answers.iter().any(Answer::is_ok) {
-            let domid = CONNECTIONS[conn].domid;
-            for (kind, payload, granted) in &tx.requests {
-                if *granted && Type::from_u32(*kind).is_some_and(is_change) {
-                    self.changes.push(absolute(domid, payload));
-                }
-            }
+            self.changes.extend(tx.changed_paths());
         }
         Ok(())
+    }
+
+    /// Whether others changed what a transaction changes, while it was open.
+    fn meets_others(&self, tx: &OpenTx) -> bool {
+        let since = &self.changes[tx.since..];
+        tx.changed_paths().any(|path| since.iter().any(|change| related(change, &path)))
     }
 
     /// Runs a transaction again on the side that refused to commit it, so that
@@ -407,16 +417,12 @@ impl<'a> Run<'a> {
             if ours == theirs {
                 continue;
             }
-            let sorted = |events: &[Event]| {
-                let mut events = events.to_vec();
-                events.sort();
-                events
-            };
-            let several = matches!(
-                op.kind(),
-                Some(Type::Rm | Type::TransactionEnd | Type::Write | Type::Mkdir | Type::Release)
-            );
-            if several && sorted(ours) == sorted(theirs) {
+            let (ours_once, theirs_once) = (once(ours), once(theirs));
+            if ours_once == theirs_once {
+                self.count(special::EQUAL_EVENTS);
+                continue;
+            }
+            if op.kind().is_some_and(fires_several) && sorted(ours_once) == sorted(theirs_once) {
                 self.count(special::EVENT_ORDER);
                 continue;
             }
@@ -485,6 +491,22 @@ fn may_fire(op: &Op) -> bool {
     !harmless
 }
 
+/// Whether one such request may fire watches of several nodes.
+fn fires_several(kind: Type) -> bool {
+    matches!(kind, Type::Rm | Type::TransactionEnd | Type::Write | Type::Mkdir | Type::Release)
+}
+
+/// The events without those that equal an earlier one.
+fn once(events: &[Event]) -> Vec<&Event> {
+    let mut seen = HashSet::new();
+    events.iter().filter(|event| seen.insert(*event)).collect()
+}
+
+fn sorted(mut events: Vec<&Event>) -> Vec<&Event> {
+    events.sort();
+    events
+}
+
 /// The path that a request is about.
 fn absolute(domid: u16, payload: &[u8]) -> Vec<u8> {
     let path = payload.split(|byte| *byte == 0).next().unwrap_or(b"");
@@ -497,13 +519,24 @@ fn absolute(domid: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Whether a change at one path can show at the other: one lies within the
-/// other.
+/// other, or one may have created a node on the way to the other.
 fn related(a: &[u8], b: &[u8]) -> bool {
     let within = |inner: &[u8], outer: &[u8]| {
         let rest = inner.strip_prefix(outer);
         rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || outer == b"/")
     };
-    within(a, b) || within(b, a)
+    within(a, b) || within(b, a) || !ALWAYS_THERE.contains(&common_ancestor(a, b))
+}
+
+/// Nodes that [`Run::lay_out`] makes.
+const ALWAYS_THERE: [&[u8]; 7] =
+    [b"", b"/t", b"/t/both", b"/local", b"/local/domain", b"/local/domain/1", b"/local/domain/2"];
+
+/// The deepest node that both paths lie below.
+fn common_ancestor<'a>(a: &'a [u8], b: &[u8]) -> &'a [u8] {
+    let same = std::iter::zip(a, b).take_while(|(a, b)| a == b).count();
+    let end = a[..same].iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    &a[..end]
 }
 
 #[cfg(test)]
@@ -519,6 +552,10 @@ mod tests {
             ("/", "/t", true),
             ("/t/a", "/t/ab", false),
             ("/t/a", "/t/b", false),
+            ("/t/a/b", "/t/a/c", true),
+            ("/t/ax/b", "/t/ay/b", false),
+            ("/local/domain/1/a/b", "/local/domain/1/c", false),
+            ("/local/domain/1/a/b", "/local/domain/2", false),
         ] {
             assert_eq!(related(a.as_bytes(), b.as_bytes()), wanted, "{a} {b}");
         }
