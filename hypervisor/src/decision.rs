@@ -45,6 +45,10 @@ use types::Member;
 /// An input that killed this many primaries is quarantined.
 const STRIKES_TO_QUARANTINE: u32 = 2;
 
+/// Inputs whose strikes are remembered: the newest, for an older one is answered
+/// by the time that so many have killed somebody.
+const STRIKES_REMEMBERED: usize = 64;
+
 /// The dead that are remembered. Removals are logged long before so many more
 /// have died.
 const DEAD_REMEMBERED: usize = 64;
@@ -64,6 +68,9 @@ pub struct DecisionMaker {
     /// Voters of the newest logged membership the primary told of; dead ones may
     /// still be among them.
     logged_voters: BTreeSet<ReplicaId>,
+    /// Whether the primary in force has told of the membership. Before that,
+    /// nobody knows what became of the changes that its predecessor began.
+    membership_known: bool,
     /// Deaths by the input that was being applied.
     strikes: BTreeMap<IntakeNo, u32>,
     /// What is to be promoted if it can be, by an operator's wish.
@@ -87,6 +94,7 @@ impl DecisionMaker {
             certificate: 0,
             dead: VecDeque::new(),
             logged_voters: BTreeSet::new(),
+            membership_known: false,
             strikes: BTreeMap::new(),
             wish: None,
             owed: 0,
@@ -145,7 +153,7 @@ impl DecisionMaker {
             Event::Acknowledged { id, generation, log } => {
                 self.acknowledged(id, generation, log, &mut todo);
             }
-            Event::Promoted { id, generation } => self.promoted(id, generation, &mut todo),
+            Event::Promoted { id, generation } => self.promoted(id, generation),
             Event::Drained { id } => self.drained(id, &mut todo),
             Event::CaughtUp { id } => self.caught_up(id, &mut todo),
             Event::Membership { voters, learners, logged } => {
@@ -176,7 +184,7 @@ impl DecisionMaker {
             .collect();
         self.logged_voters = voters.iter().copied().collect();
         for _ in &voters {
-            self.spawn(SpawnMode::Bootstrap { voters: voters.clone() }, Standing::Starting, todo);
+            self.spawn(SpawnMode::Bootstrap { voters: voters.clone() }, todo);
         }
     }
 
@@ -262,62 +270,89 @@ impl DecisionMaker {
             return;
         }
         let was_starting = member.standing == Standing::Starting;
-        member.standing = Standing::Fenced;
-        self.certificate += 1;
-        self.bury(id);
-        todo.push(Decision::Kill { id, cause });
+        self.fence(id, cause, todo);
         if let Some(no) = applying {
             self.strike(no, cause);
         }
-        let concerned = match self.phase {
-            Phase::Serving { primary } | Phase::Draining { primary } => primary == id,
-            Phase::Promoting { candidate } => candidate == id,
-            Phase::Electing { .. } => true,
+        let concerned = match &self.phase {
+            Phase::Serving { primary } | Phase::Draining { primary } => *primary == id,
+            Phase::Promoting { candidate } => *candidate == id,
+            // The others have no say, so nothing that was acknowledged is void.
+            Phase::Electing { waiting, logs } => waiting.contains(&id) || logs.contains_key(&id),
             Phase::Forming if was_starting => {
-                // The group never formed: it goes on with those that came up.
-                self.logged_voters.remove(&id);
+                if self.policy.ack == AckPolicy::AllLive {
+                    // The group never formed: it goes on with those that came up.
+                    self.logged_voters.remove(&id);
+                }
                 true
             }
             Phase::Forming | Phase::Lost { .. } => false,
         };
-        if !concerned {
-            todo.push(self.isolation());
-            self.reconcile(todo);
-            return;
-        }
-        if self.phase == Phase::Forming {
+        if concerned && self.phase == Phase::Forming {
             let starting = self.members.values().any(|m| m.standing == Standing::Starting);
             if starting {
                 return;
             }
         }
-        self.elect(todo);
+        if concerned {
+            self.elect(todo);
+        } else if self.is_majority_dead() {
+            self.lose(Loss::Majority, todo);
+        } else {
+            todo.push(self.isolation());
+            self.reconcile(todo);
+        }
+    }
+
+    /// Gives a replica up for ever. Who lives has to be told: see
+    /// [`Self::isolation`].
+    fn fence(&mut self, id: ReplicaId, cause: Cause, todo: &mut Vec<Decision>) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.standing = Standing::Fenced;
+        }
+        self.certificate += 1;
+        self.bury(id);
+        todo.push(Decision::Kill { id, cause });
+    }
+
+    /// Whether so many voters have died that the primary can never again get
+    /// anything acknowledged.
+    fn is_majority_dead(&self) -> bool {
+        let serves = !matches!(self.phase, Phase::Forming | Phase::Lost { .. });
+        let alive = |id: &&ReplicaId| {
+            self.members.get(id).is_some_and(|member| member.standing != Standing::Fenced)
+        };
+        serves
+            && self.policy.ack == AckPolicy::Quorum
+            && self.logged_voters.iter().filter(alive).count() <= self.logged_voters.len() / 2
     }
 
     /// Counts a death against the input that was being applied. A plain kill
     /// from outside says little about the input, so it takes two of them; what
     /// the request itself did (a crash, a hang) says more.
     fn strike(&mut self, no: IntakeNo, cause: Cause) {
+        // Only these have the state on which the input can be tried again.
+        let survivors = self.live_voters().count();
         let strikes = self.strikes.entry(no).or_insert(0);
         *strikes += 1;
-        let survivors = self
-            .members
-            .values()
-            .filter(|m| matches!(m.standing, Standing::Voter | Standing::Starting))
-            .count();
         if cause.blames_input() && survivors <= 1 {
             // There is no second standby to try it on.
             *strikes = (*strikes).max(STRIKES_TO_QUARANTINE);
+        }
+        if self.strikes.len() > STRIKES_REMEMBERED {
+            self.strikes.pop_first();
         }
     }
 
     /// Raises the generation and asks every survivor to acknowledge it.
     fn elect(&mut self, todo: &mut Vec<Decision>) {
-        let waiting: BTreeSet<_> = self.live_voters().collect();
-        if let Some(why) = self.cannot_serve(&waiting) {
+        let survivors: BTreeSet<_> = self.live_voters().collect();
+        if let Some(why) = self.cannot_serve(&survivors) {
             self.lose(why, todo);
             return;
         }
+        let waiting =
+            self.members.iter().filter(|(_, m)| m.may_vote()).map(|(&id, _)| id).collect();
         self.generation = Generation(self.generation.0 + 1);
         self.phase = Phase::Electing { waiting, logs: BTreeMap::new() };
         todo.push(self.isolation());
@@ -365,13 +400,16 @@ impl DecisionMaker {
         if !waiting.is_empty() {
             return;
         }
-        let longest = logs.values().copied().max().unwrap_or_default();
+        let logs = std::mem::take(logs);
+        let survivors: BTreeSet<_> = self.live_voters().collect();
+        let candidates = || logs.iter().filter(|(id, _)| survivors.contains(id));
+        let longest = candidates().map(|(_, log)| *log).max().unwrap_or_default();
         let wish = self.wish.take();
-        let mut best = logs.iter().filter(|(_, log)| **log == longest).map(|(&id, _)| id);
-        let first = best.next();
-        let candidate = wish.filter(|id| logs.get(id) == Some(&longest)).or(first);
-        let Some(candidate) = candidate else { return };
+        let first = candidates().find(|(_, log)| **log == longest).map(|(&id, _)| id);
+        let wished = wish.filter(|id| survivors.contains(id) && logs.get(id) == Some(&longest));
+        let Some(candidate) = wished.or(first) else { return };
         self.phase = Phase::Promoting { candidate };
+        self.fence_objectors(&logs, longest, todo);
         let quarantine = self
             .strikes
             .iter()
@@ -381,17 +419,34 @@ impl DecisionMaker {
         todo.push(Decision::Promote { id: candidate, generation: self.generation, quarantine });
     }
 
-    fn promoted(&mut self, id: ReplicaId, generation: Generation, todo: &mut Vec<Decision>) {
+    /// Those that may have a vote without being survivors, and whose log is longer
+    /// than the candidate's. Nobody was answered for what they have more, but
+    /// they would never vote for the candidate. Under [`AckPolicy::Quorum`] the
+    /// survivors are a majority without them.
+    fn fence_objectors(
+        &mut self,
+        logs: &BTreeMap<ReplicaId, LogPosition>,
+        longest: LogPosition,
+        todo: &mut Vec<Decision>,
+    ) {
+        if self.policy.ack == AckPolicy::Quorum {
+            return;
+        }
+        let objectors = logs.iter().filter(|(_, log)| **log > longest);
+        for (&id, _) in objectors {
+            self.fence(id, Cause::Retired, todo);
+            todo.push(self.isolation());
+        }
+    }
+
+    fn promoted(&mut self, id: ReplicaId, generation: Generation) {
         if generation != self.generation || self.phase != (Phase::Promoting { candidate: id }) {
             return;
         }
         self.phase = Phase::Serving { primary: id };
-        for member in self.members.values_mut() {
-            // The new primary may not have the log entry that its predecessor
-            // wrote about a learner; asking again is harmless.
-            member.asked = None;
-        }
-        self.reconcile(todo);
+        // What the predecessor was asked for may be in the log or not: nothing
+        // is asked for before this primary has told.
+        self.membership_known = false;
     }
 
     fn operator_promote(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
@@ -411,12 +466,14 @@ impl DecisionMaker {
         }
     }
 
-    fn spawn(&mut self, mode: SpawnMode, standing: Standing, todo: &mut Vec<Decision>) {
-        let Some(slot) = self.free_slot() else { return };
+    /// Spawns the next replica, if a slot is free; whether one was.
+    fn spawn(&mut self, mode: SpawnMode, todo: &mut Vec<Decision>) -> bool {
+        let Some(slot) = self.free_slot() else { return false };
         let id = self.next_id;
         self.next_id = ReplicaId(id.0 + 1);
-        self.members.insert(id, Member::new(slot, standing));
+        self.members.insert(id, Member::new(slot, Standing::Starting));
         todo.push(Decision::Spawn { id, slot, mode });
+        true
     }
 
     fn free_slot(&self) -> Option<SlotId> {

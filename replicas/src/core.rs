@@ -105,6 +105,8 @@ pub struct Progress {
     pub last_index: LogIndex,
     /// Term of the end of the log.
     pub last_term: u64,
+    /// Whether its acknowledgement counts.
+    pub is_voter: bool,
 }
 
 /// See the module.
@@ -199,6 +201,7 @@ impl<M: StateMachine> Replica<M> {
             commit: self.peer.released(),
             last_index,
             last_term: last_term.0,
+            is_voter: !matches!(self.peer.role(), PeerRole::Learner | PeerRole::Outsider),
         }
     }
 
@@ -375,7 +378,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Proposes, persists, sends, applies, releases. Call it after events were
-    /// given; with `idle` when the replica would otherwise go to sleep. Returns
+    /// given; with `idle` once a beat: then nothing is left to wait for company. Returns
     /// whether anything moved.
     ///
     /// # Errors

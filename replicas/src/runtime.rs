@@ -10,7 +10,7 @@ use hypervisor::waiting::{Spinner, Turn};
 use hypervisor::{ReplicaId, SlotId};
 use state_machine::{Digest, Input, InputNo, OutputNo, Reader, ScrubProgress, StateMachine};
 
-use crate::core::{Link, Replica, Role};
+use crate::core::{Link, Progress, Replica, Role};
 use crate::encoder::Encoder;
 use crate::error::Fatal;
 use crate::outbox::Watermarks;
@@ -106,6 +106,7 @@ pub(crate) struct Runtime<M: StateMachine> {
     next_beat: Instant,
     scrubber: Scrubber,
     slow: Duration,
+    shown: Option<Progress>,
     buffer: Vec<u8>,
 }
 
@@ -131,6 +132,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
             next_beat: Instant::now(),
             scrubber: Scrubber { budget: SCRUB_BUDGETS.0, slices: 0 },
             slow: Duration::ZERO,
+            shown: None,
             buffer: Vec::new(),
         };
         for &(id, slot) in &spec.peers {
@@ -156,7 +158,6 @@ impl<M: StateMachine + 'static> Runtime<M> {
             let mut moved = self.hear()?;
             moved |= self.take_inputs()?;
             moved |= self.turn(false)?;
-            self.publish();
             if !self.slow.is_zero() {
                 std::thread::sleep(self.slow);
             }
@@ -165,23 +166,15 @@ impl<M: StateMachine + 'static> Runtime<M> {
             }
             if moved {
                 self.spinner.reset();
-                continue;
             }
-            let spin = if self.replica.is_waiting_for_peers() {
+            let spin_us = if self.replica.is_waiting_for_peers() {
                 self.spin_unreleased_us
             } else {
                 self.spin_us
             };
-            if self.spinner.turn(spin) == Turn::Again {
-                continue;
+            if self.spinner.turn(spin_us) == Turn::Block {
+                self.sleep();
             }
-            // About to sleep: what could wait for company waits no longer.
-            if self.turn(true)? {
-                continue;
-            }
-            self.show_digest();
-            self.publish();
-            self.sleep();
         }
     }
 
@@ -213,8 +206,9 @@ impl<M: StateMachine + 'static> Runtime<M> {
                 }
                 moved = true;
             }
-            if let Some(receiver) = self.fabric.peer_rx(slot) {
-                receiver.release();
+            if self.fabric.peer_rx(slot).is_some_and(|receiver| receiver.release()) {
+                // It has more to send than the ring had room for.
+                self.fabric.ring_peer(slot);
             }
         }
         self.buffer = buffer;
@@ -288,20 +282,43 @@ impl<M: StateMachine + 'static> Runtime<M> {
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
         let moved = self.replica.turn(&mut *self.store, watermarks, idle, &mut link)?;
         self.snapshots(watermarks);
-        self.flush();
+        let lengthened = self.publish();
+        self.flush(lengthened);
         Ok(moved)
     }
 
-    /// Shows what was sent, and wakes those that sleep.
-    fn flush(&mut self) {
+    /// Shows what was sent, and wakes those that sleep. `acknowledges`: a standby
+    /// has more log to acknowledge than before.
+    fn flush(&mut self, acknowledges: bool) {
         if self.fabric.outputs().flush() {
             self.fabric.ring_host();
         }
-        for slot in self.slots.values() {
-            if self.fabric.peer_tx(*slot).is_some_and(|sender| sender.flush()) {
-                self.fabric.ring_peer(*slot);
+        let primary = self.fabric.host_page().primary();
+        for (id, slot) in &self.slots {
+            if !self.fabric.peer_tx(*slot).is_some_and(|sender| sender.flush()) {
+                continue;
             }
+            if acknowledges && *id == primary && self.others_are_behind(primary) {
+                continue;
+            }
+            self.fabric.ring_peer(*slot);
         }
+    }
+
+    /// Whether another standby's acknowledgement is still missing: that one will
+    /// wake the primary, for whom this one alone is of no use. Each shows its log
+    /// before it looks at the others', so the last one always rings; should it
+    /// die instead, the host does.
+    fn others_are_behind(&self, primary: ReplicaId) -> bool {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let own = self.fabric.page().last_log_index();
+        self.slots.iter().any(|(id, slot)| {
+            let page = self.fabric.peer_page(*slot);
+            *id != primary
+                && page.replica() == *id
+                && page.role() == PageRole::Standby
+                && page.last_log_index() < own
+        })
     }
 
     /// Has snapshots encoded elsewhere, and takes them back.
@@ -320,38 +337,46 @@ impl<M: StateMachine + 'static> Runtime<M> {
         }
     }
 
-    fn show_digest(&mut self) {
-        let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
-        self.replica.show_digest_now(&mut link);
-    }
-
     /// What is done once a beat, however busy the replica is.
     fn tick(&mut self) -> Result<(), Fatal> {
         self.next_beat = Instant::now() + self.beat;
         self.replica.tick()?;
+        // What could wait for company has waited long enough.
+        self.turn(true)?;
+        let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
+        self.replica.show_digest_now(&mut link);
         self.scrubber.slice(self.replica.machine_mut())?;
         self.replica.compact(LOG_ENTRIES_MAX, LOG_ENTRIES_KEPT);
         Ok(())
     }
 
-    /// Shows the host where this replica stands. The generation goes last: with
-    /// it, the log's end is acknowledged.
-    fn publish(&self) {
+    /// Shows the others where this replica stands; whether, as a standby, it has
+    /// more log than before. The generation goes last: with it, the log's end is
+    /// acknowledged.
+    fn publish(&mut self) -> bool {
         let progress = self.replica.progress();
+        if self.shown == Some(progress) {
+            return false;
+        }
         let page = self.fabric.page();
+        let lengthened = progress.last_index.0 > page.last_log_index();
         page.set_last_applied_input(progress.last_input.0);
         page.set_last_log_index(progress.last_index.0);
         page.set_last_log_term(progress.last_term);
         page.set_commit_index(progress.commit.0);
         page.set_applied_index(progress.applied.0);
+        page.set_released_index(progress.commit.0);
         page.set_role(match progress.role {
             Role::Primary | Role::Draining => PageRole::Primary,
-            _ => PageRole::Standby,
+            _ if progress.is_voter => PageRole::Standby,
+            _ => PageRole::Learner,
         });
         if page.generation() != progress.generation {
             page.set_generation(progress.generation);
             self.fabric.ring_host();
         }
+        self.shown = Some(progress);
+        lengthened && progress.role == Role::Standby
     }
 
     fn has_backlog(&mut self) -> bool {
@@ -366,7 +391,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
         let wants_input = self.replica.wants_input();
         let mut timeout = self.next_beat.saturating_duration_since(Instant::now());
         if self.encoding || self.has_backlog() {
-            // Nobody rings for room in a ring, or for an encoded snapshot.
+            // Nobody rings for an encoded snapshot, nor always for room in a ring.
             timeout = timeout.min(BACKLOG_POLL);
         }
         let slots = &self.slots;

@@ -81,11 +81,11 @@ pub const KEYS: &[Key] = keys! {
     "xenstore.affinity" => xenstore.affinity, Allowed::Core,
         "the core that the component's threads share: chosen, left to the kernel, or this one";
     "xenstore.front_spin_us" => xenstore.front_spin_us, whole(0, 10_000),
-        "how long the front door yields for work before it sleeps, microseconds";
+        "how long the front door looks for requests before it sleeps, microseconds";
     "xenstore.commit_spin_us" => xenstore.commit_spin_us, whole(0, 10_000),
-        "the same while a write waits for the replicas, microseconds";
+        "the same while requests are with the replicas; 0 where they share a core, microseconds";
     "xenstore.replica_spin_us" => xenstore.replica_spin_us, whole(0, 10_000),
-        "how long a replica yields for work before it sleeps, microseconds";
+        "how long a replica looks for work before it sleeps; 0 where they share a core, microseconds";
     "xenstore.intake_kib" => xenstore.intake_kib, Allowed::PowerOfTwo { min: 64, max: 65_536 },
         "size of the intake ring, KiB; clients wait when it is full";
     "xenstore.output_kib" => xenstore.output_kib, Allowed::PowerOfTwo { min: 64, max: 65_536 },

@@ -244,7 +244,6 @@ impl Group {
             .filter(|(_, member)| !member.fenced)
             .map(|(id, member)| (id.0, member.slot.get()))
             .collect();
-        self.tell_all(&ToReplica::Introduce { id, slot }, fabric);
         self.members.insert(id, member);
         let start = match mode {
             SpawnMode::Bootstrap { voters } => {
@@ -256,6 +255,9 @@ impl Group {
         let launched = self
             .spawn_spec(id, slot, start, peers, fabric)
             .map(|spec| self.launcher.order(id, spec));
+        // The slot is empty now: nothing of its last occupant can be mistaken
+        // for the new one's.
+        self.tell_all(&ToReplica::Introduce { id, slot }, fabric);
         match launched {
             Ok(true) => {
                 // It hears of the dead before it hears of anything else.
@@ -396,6 +398,7 @@ impl Group {
         while let Some(launched) = self.launcher.take() {
             self.launched(launched, fabric);
         }
+        self.look_at_primary(fabric);
         self.look_for_deaths(fabric, &mut notices);
         if self.members.values().any(|member| !member.ready && !member.fenced) {
             self.look_for_ready(fabric, &mut notices);
@@ -479,6 +482,16 @@ impl Group {
                 let event = Event::Acknowledged { id, generation: wanted, log };
                 notices.extend(self.step(event, fabric));
             }
+        }
+    }
+
+    /// Notes the primary's beat, so that its last sign of life is known well.
+    fn look_at_primary(&mut self, fabric: &HostFabric) {
+        if let Some(primary) = self.decisions.primary()
+            && let Some(member) = self.members.get_mut(&primary)
+            && let Some(watch) = &mut member.watch
+        {
+            watch.look(Instant::now(), fabric.replica_page(member.slot));
         }
     }
 

@@ -152,7 +152,6 @@ impl Host {
         let mut ready = Vec::with_capacity(64);
         while !self.ending {
             let mut moved = self.take_outputs();
-            moved |= self.poll(&mut ready, Some(Duration::ZERO))?;
             self.front.retry(&mut self.inlet);
             self.inner.go_on(&mut self.inlet);
             moved |= self.front.flush(&mut self.inlet);
@@ -161,18 +160,22 @@ impl Host {
             self.monitor();
             if moved {
                 self.spinner.reset();
-                continue;
             }
-            let xenstore = &self.settings.config.xenstore;
-            let spin_us = if self.inlet.is_waiting() {
-                xenstore.commit_spin_us
+            // The primary shares this core: it gets on when we block. Clients do
+            // not: the next request may come soon.
+            let wait = if self.inlet.is_waiting() {
+                self.settings.config.xenstore.commit_spin_us
             } else {
-                xenstore.front_spin_us
+                self.settings.config.xenstore.front_spin_us
             };
-            if self.spinner.turn(spin_us) == Turn::Again {
-                continue;
+            match self.spinner.turn(wait) {
+                Turn::Again => {
+                    if self.poll(&mut ready, Some(Duration::ZERO))? {
+                        self.spinner.reset();
+                    }
+                }
+                Turn::Block => self.sleep(&mut ready)?,
             }
-            self.sleep(&mut ready)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -183,12 +186,14 @@ impl Host {
         let has_output = slot
             .and_then(|slot| self.inlet.fabric.outputs(slot))
             .is_some_and(|outputs| outputs.has_more());
-        if !has_output && self.calls.is_empty() {
-            let timeout = self.next_monitor.saturating_duration_since(Instant::now());
-            self.poll(ready, Some(timeout))?;
-        }
+        let timeout = if has_output || !self.calls.is_empty() {
+            Duration::ZERO
+        } else {
+            self.next_monitor.saturating_duration_since(Instant::now())
+        };
+        let outcome = self.poll(ready, Some(timeout));
         self.inlet.fabric.cancel_sleep();
-        Ok(())
+        outcome.map(|_| ())
     }
 
     /// Looks at the sockets, waiting for them at most so long.
@@ -374,7 +379,10 @@ impl Host {
             match outputs.receive(&mut buffer) {
                 Ok(true) => {}
                 Ok(false) => {
-                    outputs.release();
+                    if outputs.release() {
+                        // It has more to say than the ring had room for.
+                        self.inlet.fabric.ring_doorbell(slot);
+                    }
                     break;
                 }
                 Err(error) => {

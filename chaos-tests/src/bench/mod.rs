@@ -6,7 +6,7 @@ mod report;
 mod row;
 mod store;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -124,6 +124,15 @@ pub fn run(
     }
     machine.look_again();
     Ok(BenchReport { targets: targets.to_vec(), config: config.clone(), machine, populations })
+}
+
+/// Creates so many nodes behind `socket`, as a measurement does, and leaves them
+/// there; returns how many were created a second.
+///
+/// # Errors
+/// The failure of the daemon.
+pub fn fill(socket: &Path, nodes: u32) -> Result<f64, ClientError> {
+    store::populate(socket, 0, nodes).map(|sample| sample.value)
 }
 
 fn population(

@@ -1,9 +1,11 @@
 //! A running `rvmm` for integration tests: started in a directory of its own,
 //! asked and broken through its own command line, and stopped in the end.
 
+mod campaign;
 mod host;
 mod status;
 
+pub use campaign::{FailoverLog, percentile};
 pub use host::{Host, HostOptions, signal};
 pub use rustix::process::Signal;
 pub use status::{ComponentStatus, FailoverStatus, HostStatus, ReplicaStatus};

@@ -259,6 +259,18 @@ impl World {
         self.judge(packet.to);
     }
 
+    /// Delivers, in order, the packets at hand that `wanted` picks.
+    pub(crate) fn deliver_some(&mut self, wanted: impl Fn(&Packet) -> bool) {
+        let mut place = 0;
+        for _ in 0..self.net.len() {
+            if wanted(&self.net[place]) {
+                self.deliver(place);
+            } else {
+                place += 1;
+            }
+        }
+    }
+
     /// Polls and delivers, in order, until nothing moves. With `lost`, packets to
     /// those are dropped.
     pub(crate) fn settle_without(&mut self, lost: &[PeerId]) {
@@ -427,19 +439,6 @@ impl World {
         let statuses: Vec<_> =
             self.nodes.values().filter_map(|node| node.peer.as_ref()).map(Peer::status).collect();
         panic!("the group does not recover: {statuses:?}");
-    }
-
-    pub(crate) fn stats(&self) -> String {
-        format!(
-            "canon {} leaders {} certs {} released {} nodes {} alive {} snaps {}",
-            self.canon.len(),
-            self.leaders.len(),
-            self.certificates.len(),
-            self.released,
-            self.nodes.len(),
-            self.alive().len(),
-            self.nodes.values().filter(|n| n.store.snapshot.is_some()).count()
-        )
     }
 
     fn is_accepted(&self, leader: PeerId) -> bool {

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use crate::ReplicaId;
 
-use super::types::{Asked, Cause, Decision, Phase, SpawnMode, Standing};
 use super::DecisionMaker;
+use super::types::{Asked, Cause, Decision, Phase, SpawnMode, Standing};
 
 impl DecisionMaker {
     pub(super) fn gone(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
@@ -33,26 +33,32 @@ impl DecisionMaker {
         learners: &BTreeSet<ReplicaId>,
         todo: &mut Vec<Decision>,
     ) {
+        let is_first = !std::mem::replace(&mut self.membership_known, true);
         let mut retired = Vec::new();
         // Those that have voted once and do no more, or not yet for certain, are
         // no survivors to count on.
         for (&id, member) in &mut self.members {
+            if is_first {
+                // Of another primary.
+                member.asked = None;
+            }
             match member.standing {
                 Standing::Learner if voters.contains(&id) => {
                     member.standing = Standing::Voter;
                     member.asked = None;
                 }
+                // It has its vote, and only has to hear of it.
+                Standing::Learner if self.logged_voters.contains(&id) => {
+                    member.asked = Some(Asked::Voter);
+                }
                 Standing::Leaving if !voters.contains(&id) && !learners.contains(&id) => {
-                    member.standing = Standing::Fenced;
                     retired.push(id);
                 }
                 _ => {}
             }
         }
         for id in retired {
-            self.certificate += 1;
-            self.bury(id);
-            todo.push(Decision::Kill { id, cause: Cause::Retired });
+            self.fence(id, Cause::Retired, todo);
             todo.push(self.isolation());
         }
         self.reconcile(todo);
@@ -62,6 +68,9 @@ impl DecisionMaker {
     /// make.
     pub(super) fn reconcile(&mut self, todo: &mut Vec<Decision>) {
         let Phase::Serving { primary } = self.phase else { return };
+        if !self.membership_known {
+            return;
+        }
         let wanted = usize::from(self.policy.replication_factor);
         let count = |standing| self.members.values().filter(|m| m.standing == standing).count();
         let arriving = count(Standing::Starting) + count(Standing::Learner);
@@ -75,8 +84,9 @@ impl DecisionMaker {
         } else if voters + arriving > wanted {
             self.shrink(primary, todo);
         } else if voters < wanted && arriving == 0 && (self.policy.rebuild || self.owed > 0) {
-            self.owed = self.owed.saturating_sub(1);
-            self.spawn(SpawnMode::Join, Standing::Starting, todo);
+            if self.spawn(SpawnMode::Join, todo) {
+                self.owed = self.owed.saturating_sub(1);
+            }
         }
     }
 

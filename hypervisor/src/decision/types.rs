@@ -115,7 +115,8 @@ pub enum Phase {
     Forming,
     /// Survivors are acknowledging the new generation.
     Electing {
-        /// Those that have not yet.
+        /// Those that have not yet: the survivors, and those that may have a vote
+        /// though they do not count.
         waiting: BTreeSet<ReplicaId>,
         /// Logs of those that have.
         logs: BTreeMap<ReplicaId, LogPosition>,
@@ -312,5 +313,14 @@ pub(super) struct Member {
 impl Member {
     pub(super) fn new(slot: SlotId, standing: Standing) -> Self {
         Self { slot, standing, asked: None }
+    }
+
+    /// Whether it may have a vote, as far as anybody knows.
+    pub(super) fn may_vote(&self) -> bool {
+        match self.standing {
+            Standing::Voter | Standing::Leaving => true,
+            Standing::Learner => self.asked == Some(Asked::Voter),
+            Standing::Starting | Standing::Fenced => false,
+        }
     }
 }
