@@ -319,12 +319,16 @@ impl DecisionMaker {
     /// anything acknowledged.
     fn is_majority_dead(&self) -> bool {
         let serves = !matches!(self.phase, Phase::Forming | Phase::Lost { .. });
-        let alive = |id: &&ReplicaId| {
-            self.members.get(id).is_some_and(|member| member.standing != Standing::Fenced)
-        };
+        let voters = self.logged_voters.len();
         serves
             && self.policy.ack == AckPolicy::Quorum
-            && self.logged_voters.iter().filter(alive).count() <= self.logged_voters.len() / 2
+            && voters - self.dead_logged_voters() <= voters / 2
+    }
+
+    /// Voters in the log that are dead: with a quorum, they count.
+    fn dead_logged_voters(&self) -> usize {
+        let lives = |id| self.members.get(id).is_some_and(|m| m.standing != Standing::Fenced);
+        self.logged_voters.iter().filter(|id| !lives(id)).count()
     }
 
     /// Counts a death against the input that was being applied. A plain kill

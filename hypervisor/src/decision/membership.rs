@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use crate::ReplicaId;
 
 use super::DecisionMaker;
-use super::types::{Asked, Cause, Decision, Phase, SpawnMode, Standing};
+use super::types::{AckPolicy, Asked, Cause, Decision, Loss, Phase, SpawnMode, Standing};
 
 impl DecisionMaker {
     pub(super) fn gone(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
@@ -61,6 +61,9 @@ impl DecisionMaker {
             self.fence(id, Cause::Retired, todo);
             todo.push(self.isolation());
         }
+        if self.is_majority_dead() {
+            self.lose(Loss::Majority, todo);
+        }
         self.reconcile(todo);
     }
 
@@ -82,7 +85,10 @@ impl DecisionMaker {
             self.ask(id, Asked::Removal);
             todo.push(Decision::Remove { primary, id });
         } else if voters + arriving > wanted {
-            self.shrink(primary, todo);
+            // With a quorum, a removal must not leave the dead in the majority.
+            if self.policy.ack == AckPolicy::AllLive || self.dead_logged_voters() == 0 {
+                self.shrink(primary, todo);
+            }
         } else if voters < wanted && arriving == 0 && (self.policy.rebuild || self.owed > 0) {
             if self.spawn(SpawnMode::Join, todo) {
                 self.owed = self.owed.saturating_sub(1);
