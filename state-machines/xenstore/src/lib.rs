@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod answer;
+mod children;
 mod decimal;
 mod domain;
 mod effect;

@@ -1,4 +1,4 @@
-//! A node of the store and the directory of its children.
+//! A node of the store.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -8,14 +8,10 @@ use alloc::vec::Vec;
 
 use state_machine::{Corruption, Mixer};
 
+use crate::children::{ChildKey, Children};
 use crate::path::child_hash;
 use crate::perms::Perms;
-use crate::pmap::{Measured, PMap};
-
-/// Directories larger than this get an index by name.
-const INDEX_ABOVE: u64 = 16;
-/// An index is given up when the directory is smaller than this.
-const INDEX_BELOW: u64 = 8;
+use crate::pmap::Measured;
 
 /// A node. Its `content` digest covers its path and everything of its own; what
 /// a client is told is checked against it first.
@@ -97,18 +93,12 @@ impl Node {
 
     /// Length of the list of children as DIRECTORY gives it, bytes.
     pub(crate) fn child_list_len(&self) -> u64 {
-        self.children.as_ref().map_or(0, |children| children.order.total().bytes)
+        self.children.as_ref().map_or(0, |children| children.total().bytes)
     }
 
     /// The digest of the node alone.
     pub(crate) fn content(&self) -> u64 {
         self.content
-    }
-
-    /// The digest of the node and everything below it.
-    pub(crate) fn digest(&self) -> u64 {
-        let below = self.children.as_ref().map_or(0, |children| children.order.total().digest);
-        self.content.wrapping_add(below)
     }
 
     /// The node's content, borrowed from it.
@@ -143,7 +133,8 @@ impl Node {
         Err(self.corruption())
     }
 
-    fn corruption(&self) -> Corruption {
+    /// What is reported of a node that is not what was written.
+    pub(crate) fn corruption(&self) -> Corruption {
         let name = String::from_utf8_lossy(self.name());
         Corruption { what: format!("node {name:?} is not what was written") }
     }
@@ -176,33 +167,27 @@ impl Node {
         self.content = content;
     }
 
-    /// Adds a child, which must not be there yet.
-    pub(crate) fn adopt(&mut self, child: Child) {
+    /// Adds a child, which must not be there yet; `hash` is that of its path.
+    pub(crate) fn adopt(&mut self, hash: u64, child: Arc<Self>) {
         let children = self.children.get_or_insert_with(Arc::default);
-        Arc::make_mut(children).insert(child);
+        Arc::make_mut(children).insert(hash, child);
     }
 
-    /// Takes the child with this birth out.
-    pub(crate) fn disown(&mut self, born: u64) -> Option<Child> {
+    /// Takes a child out.
+    pub(crate) fn disown(&mut self, key: ChildKey) -> Option<Arc<Self>> {
         let children = self.children.as_mut()?;
-        let child = Arc::make_mut(children).remove(born);
-        if children.order.is_empty() {
+        let child = Arc::make_mut(children).remove(key);
+        if children.total().count == 0 {
             self.children = None;
         }
         child
     }
 
-    /// The child with this birth, to be changed such that its digest grows by
-    /// `delta`.
-    pub(crate) fn change_child(&mut self, born: u64, delta: u64) -> Option<&mut Self> {
+    /// A child, to be changed such that its digest grows by `delta`; by 0 is
+    /// behind the back of all digests.
+    pub(crate) fn change_child(&mut self, key: ChildKey, delta: u64) -> Option<&mut Self> {
         let children = Arc::make_mut(self.children.as_mut()?);
-        Some(Arc::make_mut(&mut children.order.change(&born, delta)?.node))
-    }
-
-    /// As [`Self::change_child`], behind the back of all digests.
-    pub(crate) fn tamper_child(&mut self, born: u64) -> Option<&mut Self> {
-        let children = Arc::make_mut(self.children.as_mut()?);
-        Some(Arc::make_mut(&mut children.order.tamper(&born)?.node))
+        Some(Arc::make_mut(children.change(key, delta)?))
     }
 
     /// Flips one bit, of the value if there is one, else of the permissions,
@@ -220,127 +205,15 @@ impl Node {
     }
 }
 
-/// A child in its parent's directory.
-#[derive(Clone, Debug)]
-pub(crate) struct Child {
-    /// The hash of the child's path.
-    pub(crate) hash: u64,
-    pub(crate) node: Arc<Node>,
-}
-
-impl Child {
-    /// This child if it has that name.
-    fn is_called(&self, parent: u64, hash: u64, name: &[u8]) -> Result<Option<&Self>, Corruption> {
-        if self.hash != hash {
-            return Ok(None);
-        }
-        if self.node.name() == name {
-            return Ok(Some(self));
-        }
-        // Either two names have one hash, or this name is not what it was.
-        if child_hash(parent, self.node.name()) == hash {
-            return Ok(None);
-        }
-        Err(self.node.corruption())
-    }
-}
-
-impl Measured for Child {
+impl Measured for Node {
     /// Its length in the list that DIRECTORY gives: the name and a NUL.
     fn bytes(&self) -> u64 {
-        u64::from(self.node.name_len) + 1
+        u64::from(self.name_len) + 1
     }
 
+    /// The digest of the node and everything below it.
     fn digest(&self) -> u64 {
-        self.node.digest()
-    }
-}
-
-/// A directory: the children in the order of their birth, and for the larger
-/// ones an index by path hash.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Children {
-    order: PMap<u64, Child>,
-    /// Path hash in the upper, birth in the lower half.
-    index: PMap<u128, ()>,
-}
-
-fn index_key(hash: u64, born: u64) -> u128 {
-    u128::from(hash) << 64 | u128::from(born)
-}
-
-impl Children {
-    /// Number of children.
-    pub(crate) fn count(&self) -> u64 {
-        self.order.total().count
-    }
-
-    /// The children in the order of their creation.
-    pub(crate) fn order(&self) -> &PMap<u64, Child> {
-        &self.order
-    }
-
-    /// The child `name` of the parent with the hash `parent`; `hash` is the
-    /// child's.
-    ///
-    /// # Errors
-    /// [`Corruption`] when there is one for this hash whose name is not what it
-    /// was.
-    pub(crate) fn get(
-        &self,
-        parent: u64,
-        hash: u64,
-        name: &[u8],
-    ) -> Result<Option<&Child>, Corruption> {
-        let mut hit = Ok(None);
-        if self.index.is_empty() {
-            self.order.visit(&mut |_, child| {
-                hit = child.is_called(parent, hash, name);
-                matches!(hit, Ok(None))
-            });
-        } else {
-            self.index.visit_from(&index_key(hash, 0), &mut |key, ()| {
-                if (key >> 64) as u64 != hash {
-                    return false;
-                }
-                let Some(child) = self.order.get(&(*key as u64)) else { return true };
-                hit = child.is_called(parent, hash, name);
-                matches!(hit, Ok(None))
-            });
-        }
-        hit
-    }
-
-    fn insert(&mut self, child: Child) {
-        let (hash, born) = (child.hash, child.node.born);
-        self.order.insert(born, child);
-        if !self.index.is_empty() {
-            self.index.insert(index_key(hash, born), ());
-        } else if self.count() > INDEX_ABOVE {
-            let index = &mut self.index;
-            self.order.visit(&mut |born, child| {
-                index.insert(index_key(child.hash, *born), ());
-                true
-            });
-        }
-    }
-
-    fn remove(&mut self, born: u64) -> Option<Child> {
-        let child = self.order.remove(&born)?;
-        if !self.index.is_empty() {
-            self.index.remove(&index_key(child.hash, born));
-            if self.count() < INDEX_BELOW {
-                self.index = PMap::default();
-            }
-        }
-        Some(child)
-    }
-
-    /// Whether the sums around `born` are right and the index knows `child`.
-    pub(crate) fn holds(&self, born: u64, child: &Child) -> bool {
-        let key = index_key(child.hash, born);
-        child.node.born == born
-            && self.order.sums_hold(&born)
-            && (self.index.is_empty() || self.index.get(&key).is_some())
+        let below = self.children.as_ref().map_or(0, |children| children.total().digest);
+        self.content.wrapping_add(below)
     }
 }

@@ -180,12 +180,26 @@ impl<K: Copy + Ord, V: Clone + Measured> PMap<K, V> {
 
     /// The entry with the lowest key that is not below `key`.
     pub(crate) fn next_from(&self, key: &K) -> Option<(&K, &V)> {
-        let mut found = None;
-        self.visit_from(key, &mut |key, value| {
-            found = Some((key, value));
-            false
-        });
-        found
+        let mut block = self.root.as_deref()?;
+        // Where to go on if the block on the way turns out to end too early.
+        let mut later: Option<&Block<K, V>> = None;
+        loop {
+            match block {
+                Block::Inner(branches) => {
+                    let at = branch_of(branches, key);
+                    later = branches.get(at + 1).map(|branch| &*branch.block).or(later);
+                    block = &branches[at].block;
+                }
+                Block::Leaf(entries) => {
+                    let at = entries.partition_point(|entry| entry.0 < *key);
+                    match (entries.get(at), later.take()) {
+                        (Some((key, value)), _) => return Some((key, value)),
+                        (None, Some(next)) => block = next,
+                        (None, None) => return None,
+                    }
+                }
+            }
+        }
     }
 
     /// Hands over the entries from `key` on, in ascending order, until `visit`
@@ -321,12 +335,6 @@ impl<K: Copy + Ord, V: Clone + Measured> PMap<K, V> {
                 }
             }
         }
-    }
-
-    /// The value at `key`, to be changed without the map taking notice: for
-    /// fault injection.
-    pub(crate) fn tamper(&mut self, key: &K) -> Option<&mut V> {
-        self.change(key, 0)
     }
 
     /// Whether the sums on the way to `key` are right. Looks only when `key` is

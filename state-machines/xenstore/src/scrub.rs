@@ -6,32 +6,34 @@ use alloc::vec::Vec;
 
 use state_machine::{Corruption, ScrubProgress};
 
-use crate::node::{Child, Node};
+use crate::children::ChildKey;
+use crate::node::Node;
 use crate::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT_HASH, child_hash, special_hash};
 use crate::store::Store;
+use crate::tree::Order;
 
 /// How far a pass has come. Between two slices the tree may change at will: the
 /// cursor goes on at the place of the last node checked, whether or not it is
 /// still there.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cursor {
-    /// The births of the last node checked and of those above it, from the top;
+    /// The keys of the last node checked and of those above it, from the top;
     /// `None` before the root.
-    last: Option<Vec<u64>>,
+    last: Option<Vec<ChildKey>>,
 }
 
 fn check_child(
     parent: &Node,
     parent_hash: u64,
-    born: u64,
-    child: &Child,
+    key: ChildKey,
+    child: &Node,
 ) -> Result<(), Corruption> {
-    child.node.verify(parent_hash)?;
-    let named = child_hash(parent_hash, child.node.name()) == child.hash;
-    if named && parent.children().is_some_and(|children| children.holds(born, child)) {
+    child.verify(parent_hash)?;
+    let named = child_hash(parent_hash, child.name()) == key.hash;
+    if named && parent.children().is_some_and(|children| children.holds(key, child)) {
         return Ok(());
     }
-    let name = String::from_utf8_lossy(child.node.name());
+    let name = String::from_utf8_lossy(child.name());
     Err(Corruption { what: format!("the directory around {name:?} is not what was written") })
 }
 
@@ -73,27 +75,27 @@ impl Cursor {
 
 /// Moves `place` to the next node, children before siblings, and checks it;
 /// tells whether there was one.
-fn next(store: &Store, place: &mut Vec<u64>) -> Result<bool, Corruption> {
+fn next(store: &Store, place: &mut Vec<ChildKey>) -> Result<bool, Corruption> {
     let mut levels = Vec::with_capacity(place.len() + 1);
     let (mut node, mut hash) = (store.tree().root(), ROOT_HASH);
     levels.push((node, hash));
-    for born in place.iter() {
-        let Some(child) = node.children().and_then(|children| children.order().get(born)) else {
+    for key in place.iter() {
+        let Some(child) = node.children().and_then(|children| children.by_key().get(key)) else {
             break;
         };
-        node = &child.node;
+        node = child;
         hash = child_hash(hash, node.name());
         levels.push((node, hash));
     }
-    // The children of the last node, then the younger siblings of each above.
+    // The children of the last node, then the later siblings of each above.
     while let Some((node, hash)) = levels.pop() {
         let depth = levels.len();
-        let from = place.get(depth).map_or(0, |born| born + 1);
+        let last = place.get(depth).copied();
         place.truncate(depth);
-        let next = node.children().and_then(|children| children.order().next_from(&from));
-        if let Some((born, child)) = next {
-            check_child(node, hash, *born, child)?;
-            place.push(*born);
+        let next = node.children().and_then(|children| Order::Quick.next(children, last));
+        if let Some((key, child)) = next {
+            check_child(node, hash, key, child)?;
+            place.push(key);
             return Ok(true);
         }
     }

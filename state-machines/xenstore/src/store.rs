@@ -7,8 +7,9 @@ use alloc::vec::Vec;
 
 use state_machine::{Corruption, DomId, Mixer};
 
+use crate::children::ChildKey;
 use crate::domain::Domains;
-use crate::node::{Child, Content, Node};
+use crate::node::{Content, Node};
 use crate::path::Path;
 use crate::perms::{Caller, Perms, Rights};
 use crate::pmap::{Measured, PMap};
@@ -301,7 +302,7 @@ impl Store {
         Self::check_size(env, above_size + entry)?;
         self.check_memory(env, owner, bytes.cast_signed())?;
 
-        let mut child: Option<Child> = None;
+        let mut child: Option<Arc<Node>> = None;
         for level in (depth..path.len()).rev() {
             let generation = env.next_generation();
             let hash = path.hash_at(level + 1);
@@ -314,14 +315,15 @@ impl Store {
             };
             let mut node = Node::new(hash, &content);
             if let Some(child) = child.take() {
-                node.adopt(child);
+                node.adopt(path.hash_at(level + 2), child);
             }
-            child = Some(Child { hash, node: Arc::new(node) });
+            child = Some(Arc::new(node));
         }
         let Some(child) = child else { return Ok(Changed::Nothing) };
         let above_owner = above_perms.owner();
         let mark = Mark::new(above, above_hash, above_perms, env.next_generation());
-        self.remark(path, depth, mark, child.node.digest())?.adopt(child);
+        let below = child.digest();
+        self.remark(path, depth, mark, below)?.adopt(path.hash_at(depth + 1), child);
         self.account(owner, levels as i64, bytes);
         self.account(above_owner, 0, entry);
         Ok(Changed::Written)
@@ -367,15 +369,15 @@ impl Store {
         let found = self.tree.find(path)?;
         let node = found.node.ok_or(Errno::ENOENT)?;
         found.above.verify_at(path.hash_at(depth))?;
-        let (born, digest) = (node.born(), node.digest());
+        let (key, digest) = (ChildKey { hash: path.hash(), born: node.born() }, node.digest());
         let perms = env.refreshed(found.above);
         let parent_owner = perms.owner();
         let mark = Mark::new(found.above, path.hash_at(depth), perms, env.next_generation());
         let parent = self.remark(path, depth, mark, digest.wrapping_neg())?;
-        let child = parent.disown(born).ok_or(Errno::ENOENT)?;
+        let child = parent.disown(key).ok_or(Errno::ENOENT)?;
         self.account_by(parent_owner, 0, -(child.bytes().cast_signed()));
-        self.unaccount(&child.node, path)?;
-        Ok(child.node)
+        self.unaccount(&child, path)?;
+        Ok(child)
     }
 
     /// Takes a removed subtree off its owners' accounts.
@@ -383,7 +385,7 @@ impl Store {
         let mut gone: Vec<(DomId, i64, i64)> = Vec::new();
         let mut checked = Ok(());
         let root = top;
-        walk(top, root, path.text(), path.hash(), Order::Before, &mut |met| {
+        walk(top, root, path.text(), path.hash(), Order::Quick, &mut |met| {
             checked = met.node.verify_at(met.hash);
             let (owner, bytes) = (met.node.perms().owner(), accounted(met.node, met.path.len()));
             let bytes = bytes.cast_signed();
@@ -438,12 +440,12 @@ impl Store {
     pub(crate) fn erase(&mut self, path: &Path<'_>) -> Result<(), Fail> {
         let found = self.tree.find(path)?;
         let node = found.node.filter(|_| path.len() > 0).ok_or(Errno::ENOENT)?;
-        let (born, digest) = (node.born(), node.digest());
+        let (key, digest) = (ChildKey { hash: path.hash(), born: node.born() }, node.digest());
         let parent_owner = found.above.perms().owner();
         let parent = self.tree.change(path, path.len() - 1, digest.wrapping_neg())?;
-        let child = parent.disown(born).ok_or(Errno::ENOENT)?;
+        let child = parent.disown(key).ok_or(Errno::ENOENT)?;
         self.account_by(parent_owner, 0, -(child.bytes().cast_signed()));
-        self.unaccount(&child.node, path)?;
+        self.unaccount(&child, path)?;
         Ok(())
     }
 
@@ -455,7 +457,9 @@ impl Store {
             return Err(Errno::EINVAL.into());
         }
         let siblings = found.above.children();
-        if siblings.is_some_and(|siblings| siblings.order().get(&content.born).is_some()) {
+        if siblings.is_some_and(|siblings| {
+            siblings.next_born(content.born).is_some_and(|(key, _)| key.born == content.born)
+        }) {
             return Err(Errno::EEXIST.into());
         }
         let above_owner = found.above.perms().owner();
@@ -463,7 +467,7 @@ impl Store {
         let bytes = accounted(&node, path.text().len());
         let delta = node.digest();
         let parent = self.tree.change(path, found.depth, delta)?;
-        parent.adopt(Child { hash, node });
+        parent.adopt(hash, node);
         self.account(content.perms.owner(), 1, bytes);
         self.account(above_owner, 0, content.name.len() as u64 + 1);
         Ok(())

@@ -7,9 +7,11 @@ use alloc::sync::Arc;
 
 use state_machine::{Corruption, Mixer};
 
+use crate::children::{ChildKey, Children};
 use crate::node::{Content, Node};
 use crate::path::{INTRODUCE_DOMAIN, Path, RELEASE_DOMAIN, ROOT_HASH, child_hash, special_hash};
 use crate::perms::Perms;
+use crate::pmap::Measured;
 
 /// The tree, and the two special nodes beside it, which have permissions but no
 /// place.
@@ -92,7 +94,7 @@ impl Tree {
                 None => None,
             };
             match child {
-                Some(child) => node = &child.node,
+                Some((_, child)) => node = child,
                 None => return Ok(Found { node: None, above, depth }),
             }
         }
@@ -121,9 +123,9 @@ impl Tree {
         for depth in 0..len {
             let (parent, hash) = (path.hash_at(depth), path.hash_at(depth + 1));
             let children = node.children().ok_or_else(|| lost(path))?;
-            let child = children.get(parent, hash, path.name(depth))?;
-            let born = child.ok_or_else(|| lost(path))?.node.born();
-            node = node.change_child(born, delta).ok_or_else(|| lost(path))?;
+            let (key, _) =
+                children.get(parent, hash, path.name(depth))?.ok_or_else(|| lost(path))?;
+            node = node.change_child(key, delta).ok_or_else(|| lost(path))?;
         }
         Ok(node)
     }
@@ -135,22 +137,21 @@ impl Tree {
         let mut node = Arc::make_mut(&mut self.root);
         loop {
             seeds = state_machine::mix64(seeds);
-            let count = node.children().map_or(0, |children| children.count());
+            let count = node.children().map_or(0, |children| children.total().count);
             // Deeper nodes are more; a leaf ends the descent in any case.
             if count == 0 || seeds.is_multiple_of(8) {
                 break;
             }
-            let skip = (seeds >> 8) % count;
-            let mut number = 0;
-            let mut born = 0;
+            let mut left = (seeds >> 8) % count;
+            let mut picked = ChildKey::default();
             if let Some(children) = node.children() {
-                children.order().visit(&mut |key, _| {
-                    born = *key;
-                    number += 1;
-                    number <= skip
+                children.by_key().visit(&mut |key, _| {
+                    picked = *key;
+                    left = left.wrapping_sub(1);
+                    left < count
                 });
             }
-            node = node.tamper_child(born).expect("it was just seen");
+            node = node.change_child(picked, 0).expect("it was just seen");
         }
         node.flip_bit(seeds >> 3);
     }
@@ -165,24 +166,45 @@ pub(crate) struct Met<'a> {
     pub(crate) path: &'a [u8],
 }
 
-/// When a [`walk`] shows a node: before or after its children.
+/// When a [`walk`] shows a node, and in which order it goes through children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
+    /// Before its children; these in the order of their creation.
     Before,
+    /// After its children; these in the order of their creation.
     After,
+    /// Before its children; these in the order that is quickest.
+    Quick,
+}
+
+impl Order {
+    /// The child after the one at `last`, if any is given.
+    pub(crate) fn next(
+        self,
+        children: &Children,
+        last: Option<ChildKey>,
+    ) -> Option<(ChildKey, &Arc<Node>)> {
+        match self {
+            Self::Quick => {
+                let from = last.map_or(ChildKey::default(), ChildKey::successor);
+                children.by_key().next_from(&from).map(|(key, node)| (*key, node))
+            }
+            _ => children.next_born(last.map_or(0, |last| last.born + 1)),
+        }
+    }
 }
 
 /// Whether a [`walk`] goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Go {
     On,
-    /// Not into the children of this node; only with [`Order::Before`].
+    /// Not into the children of this node; not with [`Order::After`].
     Past,
     Stop,
 }
 
-/// Walks over `top`, whose path is `path`, and everything below, in the order
-/// of creation. Needs no stack, however deep the tree is.
+/// Walks over `top`, whose path is `path`, and everything below. Needs no stack,
+/// however deep the tree is.
 pub(crate) fn walk(
     top: &Node,
     above: &Node,
@@ -195,34 +217,36 @@ pub(crate) fn walk(
         node: &'a Node,
         hash: u64,
         path_len: usize,
-        next: u64,
+        last: Option<ChildKey>,
     }
     let mut text = path.to_vec();
     let met = Met { node: top, hash, parent: above, path };
-    if order == Order::Before && meet(met) != Go::On {
+    if order != Order::After && meet(met) != Go::On {
         return;
     }
-    let mut levels = alloc::vec![Level { node: top, hash, path_len: path.len(), next: 0 }];
+    let mut levels = alloc::vec![Level { node: top, hash, path_len: path.len(), last: None }];
     while let Some(level) = levels.last_mut() {
-        let next = level.node.children().and_then(|all| all.order().next_from(&level.next));
-        if let Some((born, child)) = next {
-            level.next = born + 1;
+        let next = level.node.children().and_then(|children| order.next(children, level.last));
+        if let Some((key, child)) = next {
+            level.last = Some(key);
             let parent = level.node;
             text.truncate(level.path_len);
             if text.len() > 1 {
                 text.push(b'/');
             }
-            text.extend_from_slice(child.node.name());
+            text.extend_from_slice(child.name());
             // The hash follows from the names, so that a broken name shows.
-            let hash = child_hash(level.hash, child.node.name());
-            if order == Order::Before {
-                match meet(Met { node: &child.node, hash, parent, path: &text }) {
+            let hash = child_hash(level.hash, child.name());
+            if order != Order::After {
+                match meet(Met { node: child, hash, parent, path: &text }) {
                     Go::On => {}
                     Go::Past => continue,
                     Go::Stop => return,
                 }
             }
-            levels.push(Level { node: &child.node, hash, path_len: text.len(), next: 0 });
+            if order == Order::After || child.children().is_some() {
+                levels.push(Level { node: child, hash, path_len: text.len(), last: None });
+            }
             continue;
         }
         let (node, hash) = (level.node, level.hash);

@@ -150,6 +150,9 @@ impl Watches {
             return fired;
         }
         let mut on = |hash, text: &[u8], below: u16| {
+            if !self.any_on(hash) {
+                return false;
+            }
             let from = PathKey { hash, conn: ConnId(0), number: 0 };
             let before = fired.len();
             self.by_path.visit_from(&from, &mut |key, watch| {

@@ -72,9 +72,9 @@ fn directory(node: &Node, path: &Path<'_>, out: &mut Vec<u8>) -> Result<(), Fail
     }
     let before = out.len();
     let mut verified = Ok(());
-    children.order().visit(&mut |_, child| {
-        verified = child.node.verify(path.hash());
-        out.extend_from_slice(child.node.name());
+    children.list(0, &mut |child, _| {
+        verified = child.verify(path.hash());
+        out.extend_from_slice(child.name());
         out.push(0);
         verified.is_ok()
     });
@@ -104,17 +104,15 @@ fn directory_part(
     decimal::put(node.generation(), out);
     out.push(0);
     let list_len = node.child_list_len();
-    let start = node.children().and_then(|children| children.order().at_byte(offset));
-    let (Some((first, first_at)), Some(children)) = (start, node.children()) else {
+    let Some(children) = node.children().filter(|_| offset < list_len) else {
         out.push(0);
         return Ok(());
     };
     let room = MAX_PAYLOAD - (out.len() - before) - 1;
     let (mut sent, mut verified) = (0, Ok(()));
-    children.order().visit_from(&first, &mut |born, child| {
-        verified = child.node.verify(path.hash());
-        let skip = if *born == first { offset - first_at } else { 0 };
-        let name = child.node.name().get(usize::try_from(skip).unwrap_or(0)..).unwrap_or(b"");
+    children.list(offset, &mut |child, skip| {
+        verified = child.verify(path.hash());
+        let name = child.name().get(usize::try_from(skip).unwrap_or(0)..).unwrap_or(b"");
         if verified.is_err() || sent + name.len() >= room {
             return false;
         }

@@ -1,5 +1,6 @@
 //! What one tree has that another has not.
 
+use crate::children::ChildKey;
 use crate::node::Node;
 use crate::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 use crate::store::Store;
@@ -39,7 +40,7 @@ pub(super) fn difference(old: &Store, new: &Store, step: &mut dyn FnMut(&[u8], S
             text
         };
         let same = match (old.children(), new.children()) {
-            (Some(old), Some(new)) => old.order().same(new.order()),
+            (Some(old), Some(new)) => old.by_key().same(new.by_key()),
             (None, None) => true,
             _ => false,
         };
@@ -48,20 +49,20 @@ pub(super) fn difference(old: &Store, new: &Store, step: &mut dyn FnMut(&[u8], S
         }
         // Those that are gone come first: a new one may have the same name.
         if let Some(children) = old.children() {
-            children.order().visit(&mut |born, child| {
-                if child_of(new, *born).is_none() {
-                    step(&below(child.node.name()), Step::Gone);
+            children.by_key().visit(&mut |key, child| {
+                if child_of(new, key).is_none() {
+                    step(&below(child.name()), Step::Gone);
                 }
                 true
             });
         }
         let Some(children) = new.children() else { continue };
-        children.order().visit(&mut |born, child| {
-            let path = below(child.node.name());
-            match child_of(old, *born) {
-                Some(before) if core::ptr::eq(before, &*child.node) => {}
-                Some(before) => pairs.push((path, before, &child.node)),
-                None => walk(&child.node, new, &path, child.hash, Order::Before, &mut |met| {
+        children.by_key().visit(&mut |key, child| {
+            let path = below(child.name());
+            match child_of(old, key) {
+                Some(before) if core::ptr::eq(before, &**child) => {}
+                Some(before) => pairs.push((path, before, child)),
+                None => walk(child, new, &path, key.hash, Order::Quick, &mut |met| {
                     step(met.path, Step::Put(met.node));
                     Go::On
                 }),
@@ -71,6 +72,6 @@ pub(super) fn difference(old: &Store, new: &Store, step: &mut dyn FnMut(&[u8], S
     }
 }
 
-fn child_of(node: &Node, born: u64) -> Option<&Node> {
-    Some(&node.children()?.order().get(&born)?.node)
+fn child_of<'a>(node: &'a Node, key: &ChildKey) -> Option<&'a Node> {
+    Some(node.children()?.by_key().get(key)?)
 }

@@ -7,6 +7,7 @@ use state_machine::DomId;
 
 use super::difference::{Step, difference};
 use super::tag;
+use crate::children::ChildKey;
 use crate::domain::Domain;
 use crate::node::Node;
 use crate::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT_HASH};
@@ -191,7 +192,9 @@ pub(crate) fn put_nodes(
     let mut done = Ok(());
     let mut left = 0;
     let mut ahead = births.map(|_| Ahead::new(tree.root()));
-    walk(tree.root(), tree.root(), b"/", ROOT_HASH, Order::Before, &mut |met| {
+    // With births, the order of the records does not matter.
+    let order = if births.is_some() { Order::Quick } else { Order::Before };
+    walk(tree.root(), tree.root(), b"/", ROOT_HASH, order, &mut |met| {
         if let (Some(births), Some(ahead)) = (births, &mut ahead) {
             if left == 0 {
                 let nodes: Vec<&Node> = ahead.take(BIRTHS).collect();
@@ -207,11 +210,14 @@ pub(crate) fn put_nodes(
 }
 
 /// The nodes in the order of [`walk`], ahead of it.
-struct Ahead<'a>(Vec<(&'a Node, u64)>, Option<&'a Node>);
+struct Ahead<'a> {
+    root: Option<&'a Node>,
+    levels: Vec<(&'a Node, Option<ChildKey>)>,
+}
 
 impl<'a> Ahead<'a> {
     fn new(root: &'a Node) -> Self {
-        Self(Vec::new(), Some(root))
+        Self { root: Some(root), levels: Vec::new() }
     }
 }
 
@@ -219,20 +225,20 @@ impl<'a> Iterator for &mut Ahead<'a> {
     type Item = &'a Node;
 
     fn next(&mut self) -> Option<&'a Node> {
-        if let Some(root) = self.1.take() {
-            self.0.push((root, 0));
+        if let Some(root) = self.root.take() {
+            self.levels.push((root, None));
             return Some(root);
         }
-        while let Some((node, from)) = self.0.last_mut() {
+        while let Some((node, last)) = self.levels.last_mut() {
             let node: &'a Node = node;
-            match node.children().and_then(|children| children.order().next_from(from)) {
-                Some((born, child)) => {
-                    *from = born + 1;
-                    self.0.push((&child.node, 0));
-                    return Some(&child.node);
+            match node.children().and_then(|children| Order::Quick.next(children, *last)) {
+                Some((key, child)) => {
+                    *last = Some(key);
+                    self.levels.push((child, None));
+                    return Some(child);
                 }
                 None => {
-                    self.0.pop();
+                    self.levels.pop();
                 }
             }
         }
