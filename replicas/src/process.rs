@@ -3,6 +3,7 @@
 use consensus::{LogStore, MemoryStore, Peer, PeerConfig, PeerId, RocksStore};
 use hypervisor::fabric::ReplicaFabric;
 use hypervisor::sandbox::{self, FileAccess};
+use hypervisor::waiting::Ticker;
 use hypervisor::{death, domain};
 use state_machine::StateMachine;
 
@@ -57,13 +58,14 @@ fn run<M: StateMachine + 'static>(
             FileAccess::Directory(directory.clone())
         }
     };
+    let ticker = Ticker::new(spec.beat()).map_err(os("making a timer"))?;
     // Before the first thread is started: it must not escape.
     sandbox::enter(&files)?;
     let mut store = open_store(&spec.storage)?;
     let peer = make_peer(spec, &mut *store)?;
     let encoder = Encoder::start()?;
     let replica = Replica::<M>::new(spec.replica_id(), peer);
-    Runtime::new(spec, replica, fabric, store, encoder).run()
+    Runtime::new(spec, replica, fabric, store, encoder, ticker).run()
 }
 
 fn open_store(storage: &Storage) -> Result<Box<dyn LogStore>, Fatal> {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use consensus::{LogIndex, LogStore};
-use hypervisor::fabric::{DigestRecord, ReplicaFabric, Role as PageRole};
-use hypervisor::waiting::{Spinner, Turn};
+use hypervisor::fabric::{DigestRecord, ReplicaFabric, Role as PageRole, SleepLimit};
+use hypervisor::waiting::{Spinner, Ticker, Turn};
 use hypervisor::{ReplicaId, SlotId};
 use state_machine::{Digest, Input, InputNo, OutputNo, Reader, ScrubProgress, StateMachine};
 
@@ -100,6 +100,7 @@ pub(crate) struct Runtime<M: StateMachine> {
     encoder: Encoder<M>,
     encoding: bool,
     spinner: Spinner,
+    ticker: Ticker,
     spin_us: u32,
     spin_unreleased_us: u32,
     beat: Duration,
@@ -117,6 +118,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
         fabric: ReplicaFabric,
         store: Box<dyn LogStore>,
         encoder: Encoder<M>,
+        ticker: Ticker,
     ) -> Self {
         let mut runtime = Self {
             replica,
@@ -126,6 +128,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
             encoder,
             encoding: false,
             spinner: Spinner::default(),
+            ticker,
             spin_us: spec.spin_us,
             spin_unreleased_us: spec.spin_unreleased_us,
             beat: spec.beat(),
@@ -389,13 +392,14 @@ impl<M: StateMachine + 'static> Runtime<M> {
 
     fn sleep(&mut self) {
         let wants_input = self.replica.wants_input();
-        let mut timeout = self.next_beat.saturating_duration_since(Instant::now());
-        if self.encoding || self.has_backlog() {
+        let limit = if self.encoding || self.has_backlog() {
             // Nobody rings for an encoded snapshot, nor always for room in a ring.
-            timeout = timeout.min(BACKLOG_POLL);
-        }
+            SleepLimit::After(BACKLOG_POLL)
+        } else {
+            SleepLimit::Tick(&self.ticker)
+        };
         let slots = &self.slots;
-        self.fabric.wait(timeout, |fabric| {
+        self.fabric.wait(limit, |fabric| {
             (wants_input && fabric.intake().has_more())
                 || fabric.control().has_more()
                 || slots.values().any(|slot| {

@@ -9,7 +9,7 @@ use anyhow::Context;
 use crossbeam_channel::Receiver;
 use hypervisor::decision::{Cause, DecisionMaker, Event};
 use hypervisor::fabric::HostFabric;
-use hypervisor::waiting::{CoreChooser, Spinner, Turn, pin_process};
+use hypervisor::waiting::{CoreChooser, Spinner, Ticker, Turn, pin_process};
 use hypervisor::{Generation, ReplicaId};
 use replica::protocol::FromReplica;
 use rustix::event::epoll;
@@ -32,6 +32,8 @@ use crate::status::Counters;
 
 /// Loop token of the doorbell.
 const DOORBELL: u32 = 0;
+/// Loop token of the monitor's ticker.
+const TICKER: u32 = 1;
 /// Outputs taken before sockets are looked at again.
 const OUTPUTS_PER_TURN: usize = 1024;
 /// How often the choice of the core is looked at.
@@ -70,6 +72,7 @@ pub struct Host {
     last_cpu_time: Duration,
     next_monitor: Instant,
     spinner: Spinner,
+    ticker: Ticker,
     buffer: Vec<u8>,
     pub(super) ending: bool,
 }
@@ -90,6 +93,9 @@ impl Host {
             epoll::EventFlags::IN,
         )
         .context("epoll")?;
+        let ticker = Ticker::new(MONITOR_PERIOD).context("making a timer")?;
+        epoll::add(&*epoll, &ticker, Token::Loop(TICKER).to_data(), epoll::EventFlags::IN)
+            .context("epoll")?;
         let (calls, server) = start
             .control
             .serve(Arc::clone(&events), {
@@ -131,6 +137,7 @@ impl Host {
             last_cpu_time: Duration::ZERO,
             next_monitor: now,
             spinner: Spinner::new(),
+            ticker,
             buffer: Vec::new(),
             ending: false,
             settings,
@@ -186,17 +193,14 @@ impl Host {
         let has_output = slot
             .and_then(|slot| self.inlet.fabric.outputs(slot))
             .is_some_and(|outputs| outputs.has_more());
-        let timeout = if has_output || !self.calls.is_empty() {
-            Duration::ZERO
-        } else {
-            self.next_monitor.saturating_duration_since(Instant::now())
-        };
-        let outcome = self.poll(ready, Some(timeout));
+        let look_only = has_output || !self.calls.is_empty();
+        // Else until a socket, the doorbell or the ticker.
+        let outcome = self.poll(ready, look_only.then_some(Duration::ZERO));
         self.inlet.fabric.cancel_sleep();
         outcome.map(|_| ())
     }
 
-    /// Looks at the sockets, waiting for them at most so long.
+    /// Looks at the descriptors, waiting for them at most so long.
     fn poll(
         &mut self,
         ready: &mut Vec<epoll::Event>,
@@ -213,6 +217,7 @@ impl Host {
             // The fields of a packed structure are copied out.
             let (data, flags) = (event.data, event.flags);
             match Token::from_data(data) {
+                Token::Loop(TICKER) => drop(self.ticker.drain()),
                 Token::Loop(_) => self.inlet.fabric.drain_doorbell(),
                 Token::Replica(id) => {
                     let notices = self.group.pidfd_ready(id, &mut self.inlet.fabric);

@@ -7,6 +7,8 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
+use crate::waiting::Ticker;
+
 /// An `eventfd` on which its owner sleeps and that others ring. It never blocks
 /// those who ring; that it does not is a property shared by all who hold it, so
 /// that they must not be able to change it (see [`crate::sandbox`]).
@@ -51,12 +53,25 @@ impl Doorbell {
         rustix::io::read(&self.fd, &mut count).is_ok()
     }
 
-    /// Sleeps until the bell rings or the time is over, and takes the signal away.
-    /// Says whether it rang. A Unix signal ends the sleep early.
-    pub fn wait(&self, timeout: Duration) -> bool {
-        let timeout = Timespec::try_from(timeout).ok();
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+    /// Sleeps until the bell rings or the limit is reached, and takes the signal
+    /// away. Says whether it rang. A Unix signal ends the sleep early.
+    pub fn wait<'a>(&self, limit: impl Into<SleepLimit<'a>>) -> bool {
+        let bell = PollFd::new(&self.fd, PollFlags::IN);
+        let outcome = match limit.into() {
+            SleepLimit::After(timeout) => {
+                let timeout = Timespec::try_from(timeout).ok();
+                rustix::event::poll(&mut [bell], timeout.as_ref())
+            }
+            SleepLimit::Tick(ticker) => {
+                let mut fds = [bell, PollFd::new(ticker, PollFlags::IN)];
+                let outcome = rustix::event::poll(&mut fds, None);
+                if !fds[1].revents().is_empty() {
+                    ticker.drain();
+                }
+                outcome
+            }
+        };
+        match outcome {
             Ok(0) | Err(Errno::INTR) => false,
             Ok(_) => self.drain(),
             // Nothing to sleep on: the caller must not spin for that.
@@ -65,6 +80,27 @@ impl Doorbell {
                 false
             }
         }
+    }
+}
+
+/// When a sleep ends if nobody rings.
+#[derive(Clone, Copy, Debug)]
+pub enum SleepLimit<'a> {
+    /// After this time.
+    After(Duration),
+    /// With the next tick, which is cheaper by far for frequent sleeps.
+    Tick(&'a Ticker),
+}
+
+impl From<Duration> for SleepLimit<'_> {
+    fn from(timeout: Duration) -> Self {
+        Self::After(timeout)
+    }
+}
+
+impl<'a> From<&'a Ticker> for SleepLimit<'a> {
+    fn from(ticker: &'a Ticker) -> Self {
+        Self::Tick(ticker)
     }
 }
 

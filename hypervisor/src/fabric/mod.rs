@@ -21,7 +21,7 @@ mod layout;
 mod pages;
 mod replica;
 
-pub use doorbell::Doorbell;
+pub use doorbell::{Doorbell, SleepLimit};
 pub use host::HostFabric;
 pub use layout::{DESCRIPTORS, FabricConfig};
 pub use pages::{

@@ -1,11 +1,10 @@
 //! A replica's side of the fabric.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use super::layout::{DESCRIPTORS, FabricConfig, HostRegion, SlotRegion, page};
 use super::pages::{HostPageView, ReplicaPage, ReplicaPageView};
-use super::{Doorbell, FabricError};
+use super::{Doorbell, FabricError, SleepLimit};
 use crate::id::{ReplicaId, SLOTS, SlotId};
 use crate::memory::{Segment, View, ViewMut};
 use crate::ring::{
@@ -268,13 +267,17 @@ impl ReplicaFabric {
         }
     }
 
-    /// Sleeps until the doorbell rings or the time is over, unless `has_work` finds
-    /// something after the others know that this replica sleeps.
-    pub fn wait(&mut self, timeout: Duration, has_work: impl FnOnce(&mut Self) -> bool) -> Wake {
+    /// Sleeps until the doorbell rings or the limit is reached, unless `has_work`
+    /// finds something after the others know that this replica sleeps.
+    pub fn wait<'a>(
+        &mut self,
+        limit: impl Into<SleepLimit<'a>>,
+        has_work: impl FnOnce(&mut Self) -> bool,
+    ) -> Wake {
         self.page.announce_sleep();
         let wake = if has_work(self) {
             Wake::Work
-        } else if self.doorbells[self.slot.index()].wait(timeout) {
+        } else if self.doorbells[self.slot.index()].wait(limit) {
             Wake::Rung
         } else {
             Wake::Timeout

@@ -6,10 +6,13 @@
 //! core from the very party one waits for.
 
 mod cores;
+mod ticker;
 
 pub use cores::{
     Affinity, Core, CoreChooser, ParseAffinityError, allowed_cores, pin_current_thread, pin_process,
 };
+
+pub use ticker::Ticker;
 
 use std::time::{Duration, Instant};
 
