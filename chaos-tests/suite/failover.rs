@@ -1,0 +1,105 @@
+//! Clients work while primaries are killed: nobody may notice more than a pause.
+//!
+//! `RVMM_KILLS` and `RVMM_NODES` make it a campaign; `RVMM_STRICT=1` holds the
+//! pauses to what is promised on a quiet machine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use chaos::bench;
+use chaos::harness::{FailoverLog, Host, HostOptions, Signal, knob, signal};
+use chaos::rng::Rng;
+use chaos::soak::{Soak, SoakConfig};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn rvmm() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_rvmm"))
+}
+
+/// Kills primaries under load; `standbys` must be there before each kill.
+fn kill_primaries(host: &Host, kills: u64, standbys: usize) -> FailoverLog {
+    let mut rng = Rng::new(knob("RVMM_SEED", 1));
+    let mut log = FailoverLog::default();
+    for _ in 0..kills {
+        let ready = |status: &chaos::harness::ComponentStatus| {
+            status.primary().is_some() && status.standbys().count() >= standbys
+        };
+        let status = host.wait_until("standbys", PATIENCE, ready).expect("they come");
+        log.add(&status);
+        std::thread::sleep(Duration::from_micros(rng.next_u64() % 60_000));
+        // Meanwhile it may have died otherwise, which would be a fault of ours.
+        let primary = host.xenstore().expect("a status").primary().cloned();
+        signal(primary.expect("a primary").pid, Signal::KILL).expect("it lives");
+        let generation = status.generation;
+        let next = host
+            .wait_until("a new primary", PATIENCE, |status| {
+                status.generation > generation && status.primary().is_some()
+            })
+            .expect("one is promoted");
+        log.add(&next);
+    }
+    log.add(&host.wait_complete(PATIENCE).expect("all are rebuilt"));
+    log
+}
+
+fn campaign(kills: u64, nodes: u32, standbys: usize) {
+    let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
+    bench::fill(&host.socket(), nodes).expect("is filled");
+    let soak = Soak::start(&host.socket(), SoakConfig::default()).expect("starts");
+    let log = kill_primaries(&host, kills, standbys);
+    let verdict = soak.finish().expect("is judged");
+    println!("{nodes} nodes, {kills} kills\n{verdict}\n{log}");
+    assert!(verdict.is_clean(), "{verdict}\n{}", host.log());
+    assert!(log.len() as u64 >= kills, "{log}");
+    let strict = knob("RVMM_STRICT", 0) == 1;
+    let (median_us, p99_us) = if strict { (2_000, 20_000) } else { (100_000, 2_000_000) };
+    assert!(log.total_us(50) <= median_us && log.total_us(99) <= p99_us, "{log}");
+}
+
+#[test]
+fn killed_primaries_are_not_noticed() {
+    let nodes = u32::try_from(knob("RVMM_NODES", 1_000)).expect("a number of nodes");
+    campaign(knob("RVMM_KILLS", 20), nodes, 2);
+}
+
+#[test]
+fn kills_during_a_rebuild_are_not_noticed() {
+    campaign(knob("RVMM_KILLS", 20) / 2, 5_000, 1);
+}
+
+#[test]
+fn killed_standbys_are_not_noticed() {
+    let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
+    let soak = Soak::start(&host.socket(), SoakConfig::default()).expect("starts");
+    let generation = host.xenstore().expect("a status").generation;
+    for _ in 0..5 {
+        let status = host.wait_complete(PATIENCE).expect("all run");
+        let standby = status.standbys().next().expect("a standby").clone();
+        signal(standby.pid, Signal::KILL).expect("it lives");
+        let gone = |status: &chaos::harness::ComponentStatus| {
+            status.is_complete() && status.standbys().all(|other| other.id != standby.id)
+        };
+        host.wait_until("another standby", PATIENCE, gone).expect("it is replaced");
+    }
+    let verdict = soak.finish().expect("is judged");
+    assert!(verdict.is_clean(), "{verdict}\n{}", host.log());
+    assert_eq!(host.xenstore().expect("a status").generation, generation, "{}", host.log());
+}
+
+#[test]
+fn a_promotion_on_request_is_not_noticed() {
+    let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
+    let soak = Soak::start(&host.socket(), SoakConfig::default()).expect("starts");
+    for _ in 0..3 {
+        let status = host.wait_complete(PATIENCE).expect("all run");
+        let standby = status.standbys().next().expect("a standby").id;
+        host.command(&["promote", "xenstore", &standby.to_string()]).expect("is promoted");
+        host.wait_until("the promotion", PATIENCE, |status| {
+            status.primary().is_some_and(|primary| primary.id == standby)
+        })
+        .expect("it is the primary");
+    }
+    let verdict = soak.finish().expect("is judged");
+    assert!(verdict.is_clean(), "{verdict}\n{}", host.log());
+}
