@@ -8,7 +8,7 @@ use state_machine::Corruption;
 
 use crate::node::Node;
 use crate::path::child_hash;
-use crate::pmap::{Measure, Measured, PMap};
+use crate::pmap::{Measure, Measured, PMap, Piece};
 
 /// Directories larger than this keep the order of creation in a map of its own;
 /// that of smaller ones is sorted out when it is asked for.
@@ -69,6 +69,11 @@ impl Children {
         &self.by_key
     }
 
+    /// The children as a part to be taken apart.
+    pub(crate) fn into_piece(self) -> Option<Piece<ChildKey, Arc<Node>>> {
+        self.by_key.into_piece()
+    }
+
     /// The child `name` of the parent with the hash `parent`; `hash` is the
     /// child's.
     ///
@@ -118,33 +123,49 @@ impl Children {
     /// Hands over the children in the order of their creation, from the one in
     /// which the byte at `offset` of DIRECTORY's list lies, until `visit` says
     /// false. With the child comes the number of its bytes before `offset`.
-    pub(crate) fn list(&self, offset: u64, visit: &mut dyn FnMut(&Node, u64) -> bool) {
+    ///
+    /// # Errors
+    /// [`Corruption`] when a name is not what it was.
+    pub(crate) fn list(
+        &self,
+        parent: u64,
+        offset: u64,
+        visit: &mut dyn FnMut(&Node, u64) -> bool,
+    ) -> Result<(), Corruption> {
+        let mut checked = Ok(());
+        let mut visit = |hash, node: &Node, before| {
+            if child_hash(parent, node.name()) != hash {
+                checked = Err(node.corruption());
+            }
+            checked.is_ok() && visit(node, before)
+        };
         if self.order.is_empty() {
-            let mut all: Vec<(u64, &Arc<Node>)> = Vec::new();
+            let mut all: Vec<(ChildKey, &Arc<Node>)> = Vec::new();
             self.by_key.visit(&mut |key, node| {
-                all.push((key.born, node));
+                all.push((*key, node));
                 true
             });
-            all.sort_unstable_by_key(|(born, _)| *born);
+            all.sort_unstable_by_key(|(key, _)| key.born);
             let mut start = 0;
-            for (_, node) in all {
+            for (key, node) in all {
                 let end = start + node.bytes();
-                if offset < end && !visit(node, offset.saturating_sub(start)) {
-                    return;
+                if offset < end && !visit(key.hash, node, offset.saturating_sub(start)) {
+                    break;
                 }
                 start = end;
             }
-            return;
+            return checked;
         }
-        let Some((first, start)) = self.order.at_byte(offset) else { return };
+        let Some((first, start)) = self.order.at_byte(offset) else { return Ok(()) };
         self.order.visit_from(&first, &mut |&born, place| {
             let before = if born == first { offset - start } else { 0 };
             match self.by_key.get(&ChildKey { hash: place.hash, born }) {
-                Some(node) => visit(node, before),
+                Some(node) => visit(place.hash, node, before),
                 // A list that is too short is noticed by whoever asked.
                 None => true,
             }
         });
+        checked
     }
 
     pub(crate) fn insert(&mut self, hash: u64, node: Arc<Node>) {

@@ -163,19 +163,13 @@ impl Domains {
 
     /// Accounts for what a domain's connections hold.
     pub(crate) fn account(&mut self, domid: DomId, change: impl FnOnce(&mut Held)) {
-        let old = self.held(domid);
-        let mut new = old;
+        let nothing = Held { domid, ..Held::default() };
+        let mut new = self.held(domid);
         change(&mut new);
-        if new == (Held { domid, ..Held::default() }) {
+        if new == nothing {
             self.held.remove(&domid);
-            return;
-        }
-        let delta = new.digest().wrapping_sub(old.digest());
-        match self.held.change(&domid, delta) {
-            Some(held) => *held = new,
-            None => {
-                self.held.insert(domid, new);
-            }
+        } else {
+            self.held.insert(domid, new);
         }
     }
 

@@ -14,6 +14,7 @@ mod domain;
 mod effect;
 mod exchange;
 mod fair;
+mod graves;
 mod machine;
 mod node;
 mod ops;

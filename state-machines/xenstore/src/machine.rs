@@ -8,6 +8,7 @@ use state_machine::{
 };
 
 use crate::answer::Answer;
+use crate::graves::Graves;
 use crate::ops::{control, domains, limits, nodes, transactions, watches};
 use crate::quota::Quota;
 use crate::scrub::Cursor;
@@ -17,6 +18,9 @@ use crate::store::Fail;
 use crate::watch::Watch;
 use crate::wire::{Errno, HEADER_LEN, Header, MAX_PAYLOAD, MessageType, split};
 
+/// How many removed nodes a request frees besides.
+const FREED_AT_ONCE: usize = 32;
+
 /// Xen's xenstore.
 #[derive(Clone, Debug, Default)]
 pub struct Xenstore {
@@ -24,6 +28,7 @@ pub struct Xenstore {
     cursor: Cursor,
     answer: Answer,
     event: Vec<u8>,
+    graves: Graves,
 }
 
 impl From<State> for Xenstore {
@@ -231,10 +236,12 @@ impl Xenstore {
     ) -> Result<(), Corruption> {
         let mut answer = core::mem::take(&mut self.answer);
         let mut event = core::mem::take(&mut self.event);
+        let mut graves = core::mem::take(&mut self.graves);
+        graves.free(FREED_AT_ONCE);
         answer.begin();
         let request = match Self::known(&self.state, conn, frame) {
             Ok((conn, request)) => {
-                let mut events = Events { out, frame: &mut event };
+                let mut events = Events { out, frame: &mut event, graves: &mut graves };
                 let done = self.execute(&conn, &request, &mut answer, &mut events);
                 Ok((request.header, done))
             }
@@ -251,9 +258,10 @@ impl Xenstore {
         };
         out.reply(conn, answer.finish(&header, result));
         if let Some(watch) = registered {
-            Events { out, frame: &mut event }.send(&watch, &watch.path);
+            let mut events = Events { out, frame: &mut event, graves: &mut graves };
+            events.send(&watch, &watch.path);
         }
-        (self.answer, self.event) = (answer, event);
+        (self.answer, self.event, self.graves) = (answer, event, graves);
         Ok(())
     }
 
@@ -294,7 +302,7 @@ impl Xenstore {
 
     fn gone(&mut self, domid: DomId, out: &mut dyn Outputs) -> Result<(), Corruption> {
         let mut event = core::mem::take(&mut self.event);
-        let mut events = Events { out, frame: &mut event };
+        let mut events = Events { out, frame: &mut event, graves: &mut self.graves };
         match domains::gone(&mut self.state, domid, &mut events) {
             Err(Fail::Corrupt(corruption)) => return Err(corruption),
             // No client's mistake can be behind it.
@@ -398,6 +406,7 @@ impl StateMachine for Xenstore {
     }
 
     fn scrub(&mut self, budget: usize) -> Result<ScrubProgress, Corruption> {
+        self.graves.free(budget);
         self.cursor.advance(&self.state.store, budget)
     }
 

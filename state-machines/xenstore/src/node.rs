@@ -87,6 +87,11 @@ impl Node {
         self.generation
     }
 
+    /// What is left of the node when it goes.
+    pub(crate) fn into_children(self) -> Option<Arc<Children>> {
+        self.children
+    }
+
     pub(crate) fn children(&self) -> Option<&Children> {
         self.children.as_deref()
     }

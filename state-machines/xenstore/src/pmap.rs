@@ -85,6 +85,23 @@ struct Branch<K, V> {
     block: Arc<Block<K, V>>,
 }
 
+/// A part of a map that is being taken apart.
+#[derive(Debug)]
+pub(crate) struct Piece<K, V>(Arc<Block<K, V>>);
+
+impl<K, V> Piece<K, V> {
+    /// Yields the values and the parts of this part, unless others share it.
+    pub(crate) fn open(self, values: &mut Vec<V>, pieces: &mut Vec<Self>) {
+        match Arc::try_unwrap(self.0) {
+            Ok(Block::Leaf(entries)) => values.extend(entries.into_iter().map(|entry| entry.1)),
+            Ok(Block::Inner(branches)) => {
+                pieces.extend(branches.into_iter().map(|branch| Self(branch.block)));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
 /// The map. Invariants: no block is empty, all leaves are equally deep, and
 /// every branch's measure is the sum of its block's entries.
 #[derive(Clone, Debug)]
@@ -147,6 +164,11 @@ fn branch_of<K: Copy + Ord, V>(branches: &[Branch<K, V>], key: &K) -> usize {
 }
 
 impl<K: Copy + Ord, V: Clone + Measured> PMap<K, V> {
+    /// The whole map as a part to be taken apart.
+    pub(crate) fn into_piece(self) -> Option<Piece<K, V>> {
+        self.root.map(Piece)
+    }
+
     /// What all entries add up to.
     pub(crate) fn total(&self) -> Measure {
         self.total
@@ -315,10 +337,9 @@ impl<K: Copy + Ord, V: Clone + Measured> PMap<K, V> {
         Some(old)
     }
 
-    /// The value at `key`, to be changed such that its digest grows by `delta`
-    /// and its bytes stay.
+    /// The value at `key`, which must be there, to be changed such that its
+    /// digest grows by `delta` and its bytes stay.
     pub(crate) fn change(&mut self, key: &K, delta: u64) -> Option<&mut V> {
-        self.get(key)?;
         self.total.digest = self.total.digest.wrapping_add(delta);
         let mut block = self.root.as_mut()?;
         loop {

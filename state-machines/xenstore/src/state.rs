@@ -8,6 +8,7 @@ use state_machine::{ConnId, Corruption, Digest, DomId, Mixer, Outputs};
 use crate::decimal;
 use crate::domain::Domains;
 use crate::fair::Fair;
+use crate::graves::Graves;
 use crate::path::Path;
 use crate::perms::{Caller, Perms, Rights};
 use crate::pmap::{Measured, PMap};
@@ -64,11 +65,13 @@ impl Default for State {
     }
 }
 
-/// Where events go.
+/// Where events go, and what was removed.
 pub(crate) struct Events<'a> {
     pub(crate) out: &'a mut dyn Outputs,
     /// Scratch memory for frames.
     pub(crate) frame: &'a mut Vec<u8>,
+    /// Where removed nodes go.
+    pub(crate) graves: &'a mut Graves,
 }
 
 impl Events<'_> {
@@ -158,6 +161,9 @@ impl State {
         if !matches!(changed, Changed::Nothing) {
             self.touch();
             self.tell(&path, &changed, events)?;
+        }
+        if let Changed::Removed(node) = changed {
+            events.graves.bury(node);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::path::Path;
 use crate::perms::{Caller, Perms, Rights};
 use crate::pmap::{Measured, PMap};
 use crate::quota::{Limits, Quota};
-use crate::tree::{Go, Order, Tree, walk};
+use crate::tree::{Found, Trail, Tree};
 use crate::wire::Errno;
 
 /// Why an operation was not done.
@@ -173,43 +173,43 @@ impl Store {
             self.owned.remove(&domid);
             return;
         }
-        let delta = new.digest().wrapping_sub(old.digest());
-        match self.owned.change(&domid, delta) {
-            Some(owned) => *owned = new,
-            None => {
-                self.owned.insert(domid, new);
-            }
-        }
+        self.owned.insert(domid, new);
     }
 
     /// The node at `path`, which `caller` must have the rights `need` on.
     ///
     /// # Errors
-    /// `EACCES` without the rights; also for a missing node, when the caller has
-    /// none of them on the node above: it is not to learn what is there.
-    /// `ENOENT` otherwise.
+    /// As [`Self::find`], and `ENOENT` for a missing node.
     pub(crate) fn get(
         &self,
         caller: &Caller,
         path: &Path<'_>,
         need: Rights,
     ) -> Result<&Node, Fail> {
+        Ok(self.find(caller, path, need)?.node.ok_or(Errno::ENOENT)?)
+    }
+
+    /// Where `path` leads, for a caller who must have the rights `need` on the
+    /// node, or may know that there is none.
+    ///
+    /// # Errors
+    /// `EACCES` without the rights; also for a missing node, when the caller has
+    /// none of them on the node above: it is not to learn what is there.
+    fn find(&self, caller: &Caller, path: &Path<'_>, need: Rights) -> Result<Found<'_>, Fail> {
         let found = self.tree.find(path)?;
         if let Some(node) = found.node {
             node.verify_at(path.hash())?;
             if !node.perms().rights(caller, node.generation()).allow(need) {
                 return Err(Errno::EACCES.into());
             }
-            return Ok(node);
-        }
-        if !caller.is_privileged() {
+        } else if !caller.is_privileged() {
             let above = found.above;
             above.verify_at(path.hash_at(found.depth))?;
             if !above.perms().rights(caller, above.generation()).touch(need) {
                 return Err(Errno::EACCES.into());
             }
         }
-        Err(Errno::ENOENT.into())
+        Ok(found)
     }
 
     /// Whether `amount` more bytes would be too much for `owner`. Only those who
@@ -237,11 +237,9 @@ impl Store {
         path: &Path<'_>,
         value: &[u8],
     ) -> Result<Changed, Fail> {
-        let node = match self.get(&env.caller, path, Rights::WRITE) {
-            Ok(node) => node,
-            Err(Fail::Errno(Errno::ENOENT)) => return self.create(env, path, value),
-            Err(fail) => return Err(fail),
-        };
+        let found = self.find(&env.caller, path, Rights::WRITE)?;
+        let Some(node) = found.node else { return self.create(env, path, value) };
+        let trail = found.trail;
         let perms = env.refreshed(node);
         Self::check_size(env, own_bytes(&perms, value) + node.child_list_len())?;
         let more = value.len() as i64 - node.value().len() as i64;
@@ -251,7 +249,8 @@ impl Store {
         let content = Content { value, perms, generation, ..node.as_content() };
         let new = content.digest(path.hash());
         let (delta, perms) = (new.wrapping_sub(node.content()), content.perms);
-        self.tree.change(path, path.len(), delta)?.replace(value, perms, generation, new);
+        let node = self.tree.change(path, &trail, path.len(), delta)?;
+        node.replace(value, perms, generation, new);
         self.account_by(owner, 0, more);
         Ok(Changed::Written)
     }
@@ -261,11 +260,11 @@ impl Store {
     /// # Errors
     /// As [`Self::write`].
     pub(crate) fn mkdir(&mut self, env: &mut Env<'_>, path: &Path<'_>) -> Result<Changed, Fail> {
-        match self.get(&env.caller, path, Rights::WRITE) {
-            Ok(_) => Ok(Changed::Nothing),
-            Err(Fail::Errno(Errno::ENOENT)) => self.create(env, path, b""),
-            Err(fail) => Err(fail),
+        let found = self.find(&env.caller, path, Rights::WRITE)?;
+        if found.node.is_some() {
+            return Ok(Changed::Nothing);
         }
+        self.create(env, path, b"")
     }
 
     /// Creates a missing node and those missing above it.
@@ -276,7 +275,7 @@ impl Store {
         value: &[u8],
     ) -> Result<Changed, Fail> {
         let found = self.tree.find(path)?;
-        let (above, depth) = (found.above, found.depth);
+        let (above, depth, trail) = (found.above, found.depth, found.trail);
         let above_hash = path.hash_at(depth);
         above.verify_at(above_hash)?;
         let above_perms = env.refreshed(above);
@@ -323,7 +322,7 @@ impl Store {
         let above_owner = above_perms.owner();
         let mark = Mark::new(above, above_hash, above_perms, env.next_generation());
         let below = child.digest();
-        self.remark(path, depth, mark, below)?.adopt(path.hash_at(depth + 1), child);
+        self.remark(path, &trail, depth, mark, below)?.adopt(path.hash_at(depth + 1), child);
         self.account(owner, levels as i64, bytes);
         self.account(above_owner, 0, entry);
         Ok(Changed::Written)
@@ -335,11 +334,12 @@ impl Store {
     fn remark(
         &mut self,
         path: &Path<'_>,
+        trail: &Trail,
         depth: usize,
         mark: Mark,
         below: u64,
     ) -> Result<&mut Node, Corruption> {
-        let node = self.tree.change(path, depth, mark.delta.wrapping_add(below))?;
+        let node = self.tree.change(path, trail, depth, mark.delta.wrapping_add(below))?;
         node.mark(mark.perms, mark.generation, mark.content);
         Ok(node)
     }
@@ -350,15 +350,14 @@ impl Store {
     /// As [`Self::get`]; `EINVAL` for `/`, `ENOENT` when the parent is missing
     /// too.
     pub(crate) fn remove(&mut self, env: &mut Env<'_>, path: &Path<'_>) -> Result<Changed, Fail> {
-        match self.get(&env.caller, path, Rights::WRITE) {
-            Ok(_) if path.is_root() => return Err(Errno::EINVAL.into()),
-            Ok(_) => {}
-            Err(Fail::Errno(Errno::ENOENT)) => {
-                // Gone already is fine, if only there is a parent.
-                let has_parent = self.tree.find(path)?.depth + 1 == path.len();
-                return if has_parent { Ok(Changed::Nothing) } else { Err(Errno::ENOENT.into()) };
-            }
-            Err(fail) => return Err(fail),
+        let found = self.find(&env.caller, path, Rights::WRITE)?;
+        if found.node.is_none() {
+            // Gone already is fine, if only there is a parent.
+            let has_parent = found.depth + 1 == path.len();
+            return if has_parent { Ok(Changed::Nothing) } else { Err(Errno::ENOENT.into()) };
+        }
+        if path.is_root() {
+            return Err(Errno::EINVAL.into());
         }
         self.cut(env, path).map(Changed::Removed)
     }
@@ -373,7 +372,8 @@ impl Store {
         let perms = env.refreshed(found.above);
         let parent_owner = perms.owner();
         let mark = Mark::new(found.above, path.hash_at(depth), perms, env.next_generation());
-        let parent = self.remark(path, depth, mark, digest.wrapping_neg())?;
+        let trail = found.trail;
+        let parent = self.remark(path, &trail, depth, mark, digest.wrapping_neg())?;
         let child = parent.disown(key).ok_or(Errno::ENOENT)?;
         self.account_by(parent_owner, 0, -(child.bytes().cast_signed()));
         self.unaccount(&child, path)?;
@@ -384,17 +384,27 @@ impl Store {
     fn unaccount(&mut self, top: &Node, path: &Path<'_>) -> Result<(), Corruption> {
         let mut gone: Vec<(DomId, i64, i64)> = Vec::new();
         let mut checked = Ok(());
-        let root = top;
-        walk(top, root, path.text(), path.hash(), Order::Quick, &mut |met| {
-            checked = met.node.verify_at(met.hash);
-            let (owner, bytes) = (met.node.perms().owner(), accounted(met.node, met.path.len()));
-            let bytes = bytes.cast_signed();
+        let mut take = |node: &Node, hash, path_len| {
+            checked = node.verify_at(hash);
+            let (owner, bytes) = (node.perms().owner(), accounted(node, path_len).cast_signed());
             match gone.iter_mut().find(|entry| entry.0 == owner) {
                 Some(entry) => *entry = (owner, entry.1 + 1, entry.2 + bytes),
                 None => gone.push((owner, 1, bytes)),
             }
-            if checked.is_ok() { Go::On } else { Go::Stop }
-        });
+            checked.is_ok()
+        };
+        let mut sound = take(top, path.hash(), path.text().len());
+        let mut above = alloc::vec![(top, path.text().len())];
+        while sound && let Some((node, path_len)) = above.pop() {
+            let Some(children) = node.children() else { continue };
+            sound = children.by_key().visit(&mut |key, child| {
+                let path_len = path_len + 1 + child.name().len();
+                if child.children().is_some() {
+                    above.push((child, path_len));
+                }
+                take(child, key.hash, path_len)
+            });
+        }
         checked?;
         for (owner, nodes, bytes) in gone {
             self.account_by(owner, -nodes, -bytes);
@@ -413,7 +423,8 @@ impl Store {
         path: &Path<'_>,
         mut perms: Perms,
     ) -> Result<Changed, Fail> {
-        let node = self.get(&env.caller, path, Rights::WRITE_AND_OWN)?;
+        let found = self.find(&env.caller, path, Rights::WRITE_AND_OWN)?;
+        let node = found.node.ok_or(Errno::ENOENT)?;
         let old = node.perms().clone();
         if !env.caller.is_privileged() && perms.owner() != old.owner() {
             return Err(Errno::EPERM.into());
@@ -428,7 +439,8 @@ impl Store {
         self.check_memory(env, perms.owner(), more)?;
         let perms = Arc::new(perms);
         let mark = Mark::new(node, path.hash(), perms.clone(), env.next_generation());
-        self.remark(path, path.len(), mark, 0)?;
+        let trail = found.trail;
+        self.remark(path, &trail, path.len(), mark, 0)?;
         if !path.is_special() {
             self.account_by(old.owner(), -1, -before);
             self.account_by(perms.owner(), 1, before + more);
@@ -442,7 +454,8 @@ impl Store {
         let node = found.node.filter(|_| path.len() > 0).ok_or(Errno::ENOENT)?;
         let (key, digest) = (ChildKey { hash: path.hash(), born: node.born() }, node.digest());
         let parent_owner = found.above.perms().owner();
-        let parent = self.tree.change(path, path.len() - 1, digest.wrapping_neg())?;
+        let trail = found.trail;
+        let parent = self.tree.change(path, &trail, path.len() - 1, digest.wrapping_neg())?;
         let child = parent.disown(key).ok_or(Errno::ENOENT)?;
         self.account_by(parent_owner, 0, -(child.bytes().cast_signed()));
         self.unaccount(&child, path)?;
@@ -466,7 +479,8 @@ impl Store {
         let node = Arc::new(Node::new(hash, content));
         let bytes = accounted(&node, path.text().len());
         let delta = node.digest();
-        let parent = self.tree.change(path, found.depth, delta)?;
+        let (depth, trail) = (found.depth, found.trail);
+        let parent = self.tree.change(path, &trail, depth, delta)?;
         parent.adopt(hash, node);
         self.account(content.perms.owner(), 1, bytes);
         self.account(above_owner, 0, content.name.len() as u64 + 1);
@@ -475,7 +489,8 @@ impl Store {
 
     /// Makes an existing node what `content` says, its birth and children apart.
     pub(crate) fn rewrite(&mut self, path: &Path<'_>, content: &Content<'_>) -> Result<(), Fail> {
-        let node = self.tree.find(path)?.node.ok_or(Errno::ENOENT)?;
+        let found = self.tree.find(path)?;
+        let node = found.node.ok_or(Errno::ENOENT)?;
         let content = Content { born: node.born(), ..content.clone() };
         let new = content.digest(path.hash());
         let (old, len) = (node.perms().owner(), path.text().len());
@@ -484,7 +499,8 @@ impl Store {
         let perms = content.perms.clone();
         let (value, generation) = (content.value, content.generation);
         let owner = perms.owner();
-        let node = self.tree.change(path, path.len(), delta)?;
+        let trail = found.trail;
+        let node = self.tree.change(path, &trail, path.len(), delta)?;
         node.replace(value, perms, generation, new);
         if !path.is_special() {
             let after = accounted(node, len).cast_signed();
@@ -492,6 +508,11 @@ impl Store {
             self.account_by(owner, 1, after);
         }
         Ok(())
+    }
+
+    /// The tree's root, to be freed.
+    pub(crate) fn into_root(self) -> Arc<Node> {
+        self.tree.into_root()
     }
 
     pub(crate) fn tree_mut(&mut self) -> &mut Tree {

@@ -4,6 +4,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use state_machine::{Corruption, Mixer};
 
@@ -22,8 +23,42 @@ pub(crate) struct Tree {
     release: Arc<Node>,
 }
 
+/// The births of the nodes along a path: with the hashes, their keys.
+#[derive(Clone, Debug)]
+pub(crate) struct Trail {
+    inline: [u64; INLINE],
+    more: Vec<u64>,
+    len: usize,
+}
+
+/// Nodes that a trail holds without an allocation.
+const INLINE: usize = 12;
+
+impl Trail {
+    fn new() -> Self {
+        Self { inline: [0; INLINE], more: Vec::new(), len: 0 }
+    }
+
+    fn push(&mut self, born: u64) {
+        match self.inline.get_mut(self.len) {
+            Some(slot) => *slot = born,
+            None => self.more.push(born),
+        }
+        self.len += 1;
+    }
+
+    /// The key of the node at the first `len` components of `path`.
+    fn key(&self, path: &Path<'_>, len: usize) -> ChildKey {
+        let born = match self.inline.get(len - 1) {
+            Some(born) => *born,
+            None => self.more[len - 1 - INLINE],
+        };
+        ChildKey { hash: path.hash_at(len), born }
+    }
+}
+
 /// Where a path leads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Found<'s> {
     /// The node, if it exists.
     pub(crate) node: Option<&'s Node>,
@@ -32,6 +67,8 @@ pub(crate) struct Found<'s> {
     pub(crate) above: &'s Node,
     /// Components of the path of `above`.
     pub(crate) depth: usize,
+    /// The way to the deepest node found.
+    pub(crate) trail: Trail,
 }
 
 impl Tree {
@@ -48,6 +85,10 @@ impl Tree {
             introduce: node(special_hash(INTRODUCE_DOMAIN)),
             release: node(special_hash(RELEASE_DOMAIN)),
         }
+    }
+
+    pub(crate) fn into_root(self) -> Arc<Node> {
+        self.root
     }
 
     pub(crate) fn root(&self) -> &Node {
@@ -83,8 +124,9 @@ impl Tree {
     pub(crate) fn find(&self, path: &Path<'_>) -> Result<Found<'_>, Corruption> {
         if path.is_special() {
             let node = self.special(path.text());
-            return Ok(Found { node, above: &self.root, depth: 0 });
+            return Ok(Found { node, above: &self.root, depth: 0, trail: Trail::new() });
         }
+        let mut trail = Trail::new();
         let (mut above, mut node) = (&*self.root, &*self.root);
         for depth in 0..path.len() {
             let hash = path.hash_at(depth + 1);
@@ -94,38 +136,39 @@ impl Tree {
                 None => None,
             };
             match child {
-                Some((_, child)) => node = child,
-                None => return Ok(Found { node: None, above, depth }),
+                Some((key, child)) => {
+                    trail.push(key.born);
+                    node = child;
+                }
+                None => return Ok(Found { node: None, above, depth, trail }),
             }
         }
-        Ok(Found { node: Some(node), above, depth: path.len().saturating_sub(1) })
+        Ok(Found { node: Some(node), above, depth: path.len().saturating_sub(1), trail })
     }
 
     /// The node at the first `len` components of `path`, to be changed such that
-    /// the digest of everything below the root grows by `delta`.
+    /// the digest of everything below the root grows by `delta`. `trail` is the
+    /// way there.
     ///
     /// # Errors
     /// [`Corruption`] when it is not there: the caller has just found it.
     pub(crate) fn change(
         &mut self,
         path: &Path<'_>,
+        trail: &Trail,
         len: usize,
         delta: u64,
     ) -> Result<&mut Node, Corruption> {
-        let lost = |path: &Path<'_>| {
+        let lost = || {
             let text = String::from_utf8_lossy(path.text()).into_owned();
             Corruption { what: format!("{text:?} is lost") }
         };
         if path.is_special() {
-            return self.special_mut(path.text()).ok_or_else(|| lost(path));
+            return self.special_mut(path.text()).ok_or_else(lost);
         }
         let mut node = Arc::make_mut(&mut self.root);
-        for depth in 0..len {
-            let (parent, hash) = (path.hash_at(depth), path.hash_at(depth + 1));
-            let children = node.children().ok_or_else(|| lost(path))?;
-            let (key, _) =
-                children.get(parent, hash, path.name(depth))?.ok_or_else(|| lost(path))?;
-            node = node.change_child(key, delta).ok_or_else(|| lost(path))?;
+        for depth in 1..=len {
+            node = node.change_child(trail.key(path, depth), delta).ok_or_else(lost)?;
         }
         Ok(node)
     }

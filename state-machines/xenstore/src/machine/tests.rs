@@ -203,6 +203,23 @@ fn deep_trees_are_no_danger() {
 }
 
 #[test]
+fn removed_nodes_are_freed_in_time() {
+    let mut rig = Rig::new();
+    for number in 0..5000 {
+        rig.write(format!("/a/{}/{number}", number % 50).as_bytes(), b"value");
+    }
+    let tx = rig.start(1);
+    rig.ask(1, Rm, tx, b"/a/7\0").expect("allowed");
+    rig.commit(1, tx).expect("no conflict");
+    rig.ok(Rm, b"/a\0");
+    assert!(!rig.machine.graves.is_empty());
+    for _ in 0..500 {
+        rig.ok(Mkdir, b"/b\0");
+    }
+    assert!(rig.machine.graves.is_empty());
+}
+
+#[test]
 fn control_answers_as_xens_daemon() {
     let mut rig = Rig::new();
     let mut ask = |payload: &[u8]| {

@@ -158,8 +158,9 @@ fn remove_nodes(state: &mut State, domid: DomId, events: &mut Events<'_>) -> Res
             continue;
         }
         let (store, mut env) = state.split(caller, Limits::none());
-        let changed = Changed::Removed(store.cut(&mut env, &path)?);
-        state.tell(&path, &changed, events)?;
+        let node = store.cut(&mut env, &path)?;
+        state.tell(&path, &Changed::Removed(node.clone()), events)?;
+        events.graves.bury(node);
     }
     for name in [INTRODUCE_DOMAIN, RELEASE_DOMAIN] {
         let owner = state.store.tree().special(name).map(|node| node.perms().owner());

@@ -71,14 +71,11 @@ fn directory(node: &Node, path: &Path<'_>, out: &mut Vec<u8>) -> Result<(), Fail
         return Err(Errno::E2BIG.into());
     }
     let before = out.len();
-    let mut verified = Ok(());
-    children.list(0, &mut |child, _| {
-        verified = child.verify(path.hash());
+    children.list(path.hash(), 0, &mut |child, _| {
         out.extend_from_slice(child.name());
         out.push(0);
-        verified.is_ok()
-    });
-    verified?;
+        true
+    })?;
     if (out.len() - before) as u64 == len {
         return Ok(());
     }
@@ -109,19 +106,17 @@ fn directory_part(
         return Ok(());
     };
     let room = MAX_PAYLOAD - (out.len() - before) - 1;
-    let (mut sent, mut verified) = (0, Ok(()));
-    children.list(offset, &mut |child, skip| {
-        verified = child.verify(path.hash());
+    let mut sent = 0;
+    children.list(path.hash(), offset, &mut |child, skip| {
         let name = child.name().get(usize::try_from(skip).unwrap_or(0)..).unwrap_or(b"");
-        if verified.is_err() || sent + name.len() >= room {
+        if sent + name.len() >= room {
             return false;
         }
         out.extend_from_slice(name);
         out.push(0);
         sent += name.len() + 1;
         true
-    });
-    verified?;
+    })?;
     if offset + sent as u64 == list_len {
         out.push(0);
     }

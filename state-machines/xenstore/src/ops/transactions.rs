@@ -111,6 +111,7 @@ pub(crate) fn end(
         let old = core::mem::replace(&mut state.store, store);
         state.touch();
         tell(state, &old, transaction.operations(), &changes, conn, events)?;
+        events.graves.bury(old.into_root());
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ quickcheck! {
                     4..=6 => assert_eq!(map.remove(&key), model.remove(&key)),
                     _ => {
                         let Some(old) = model.get_mut(&key) else {
-                            assert_eq!(map.change(&key, 1), None);
+                            assert_eq!(map.change(&key, 0), None);
                             continue;
                         };
                         let new = Item(old.0, u64::from(value) + 1000);
