@@ -132,6 +132,7 @@ pub(crate) fn check(message: &Message, from: PeerId, to: Receiver) -> Result<(),
     let numbers = [message.index, message.commit, message.reject_hint];
     ensure(numbers.iter().all(|&number| number < MAX_INDEX), "an index is out of range")?;
     ensure(message.request_snapshot == 0, "it requests a snapshot")?;
+    ensure(message.priority == 0 && message.deprecated_priority == 0, "it has a priority")?;
     ensure(message.entries.is_empty() || kind == MessageType::MsgAppend, "it has entries")?;
     ensure(
         message.snapshot.is_some() == (kind == MessageType::MsgSnapshot),
@@ -149,6 +150,9 @@ pub(crate) fn check(message: &Message, from: PeerId, to: Receiver) -> Result<(),
 
     match kind {
         MessageType::MsgAppend => {
+            // Raft takes term 0 for a match at any index beyond its log's end.
+            let is_anchored = (message.index == 0) == (message.log_term == 0);
+            ensure(is_anchored, "it hangs in the air")?;
             ensure(message.log_term <= message.term, "the term before is later")?;
             let (mut index, mut term) = (message.index, message.log_term);
             for entry in &message.entries {

@@ -1,7 +1,7 @@
 //! Random trouble, from a seed: whatever happens, what must always hold holds,
 //! and the group works once the trouble is over.
 
-use consensus::{AckPolicy, Change, PeerConfig, PeerId, Role};
+use consensus::{AckPolicy, Change, PeerConfig, PeerId};
 use quickcheck::QuickCheck;
 
 use crate::world::World;
@@ -168,14 +168,12 @@ fn change_members(world: &mut World, chance: &mut Chance) {
     }
 }
 
-/// Runs `trouble` from many seeds; a failure tells the seed.
-fn check(tests: u64, trouble: Trouble) {
-    fn property(seed: u64, trouble: Trouble) {
-        run(seed, trouble);
-    }
+/// Runs the property from random seeds; a failure tells the seed.
+fn check(tests: u64, property: fn(u64)) {
+    QuickCheck::new().tests(tests).quickcheck(property);
 }
 
-const ALL_LIVE: Trouble = Trouble {
+const DEATHS: Trouble = Trouble {
     policy: AckPolicy::AllLive,
     voters: 3,
     deaths: 2,
@@ -183,39 +181,38 @@ const ALL_LIVE: Trouble = Trouble {
     changes: false,
     steps: 600,
 };
+const MANY_DEATHS: Trouble = Trouble { voters: 7, deaths: 6, steps: 1200, ..DEATHS };
+const RESTARTS: Trouble = Trouble { voters: 4, deaths: 3, restarts: true, ..DEATHS };
+const CHANGES: Trouble = Trouble { deaths: 8, changes: true, steps: 1500, ..DEATHS };
+const EVERYTHING: Trouble = Trouble { restarts: true, ..CHANGES };
+const QUORUM: Trouble = Trouble { policy: AckPolicy::Quorum, voters: 5, restarts: true, ..DEATHS };
 
 #[test]
 fn all_live_survives_all_deaths_but_one() {
-    check(100, |seed| run(seed, ALL_LIVE));
+    check(300, |seed| run(seed, DEATHS));
 }
 
 #[test]
 fn all_live_of_seven_survives_six_deaths() {
-    check(40, |seed| run(seed, Trouble { voters: 7, deaths: 6, steps: 1200, ..ALL_LIVE }));
+    check(300, |seed| run(seed, MANY_DEATHS));
 }
 
 #[test]
 fn all_live_with_restarts() {
-    check(60, |seed| run(seed, Trouble { voters: 4, deaths: 3, restarts: true, ..ALL_LIVE }));
+    check(300, |seed| run(seed, RESTARTS));
 }
 
 #[test]
 fn all_live_with_members_coming_and_going() {
-    check(100, |seed| run(seed, Trouble { deaths: 8, changes: true, steps: 1500, ..ALL_LIVE }));
+    check(500, |seed| run(seed, CHANGES));
 }
 
 #[test]
 fn all_live_with_everything() {
-    let trouble = Trouble { deaths: 8, changes: true, restarts: true, steps: 1500, ..ALL_LIVE };
-    check(300, move |seed| run(seed, trouble));
+    check(500, |seed| run(seed, EVERYTHING));
 }
 
 #[test]
 fn quorum_survives_a_minority_of_deaths() {
-    check(100, |seed| {
-        run(
-            seed,
-            Trouble { policy: AckPolicy::Quorum, voters: 5, deaths: 2, restarts: true, ..ALL_LIVE },
-        );
-    });
+    check(300, |seed| run(seed, QUORUM));
 }
