@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Loaded, Override, Sources};
+use crate::config::{ConfigError, Loaded, Override, Sources};
 use crate::control::{Client, ControlError};
 use crate::start::control_socket;
 
@@ -85,7 +85,14 @@ pub fn main() -> ExitCode {
         if broken_pipe {
             return ExitCode::SUCCESS;
         }
-        let _ = writeln!(io::stderr(), "rvmm: {error:#}");
+        let _ = match error.downcast_ref::<ConfigError>() {
+            // As compilers do it: each problem a line that begins with its place.
+            Some(ConfigError::Refused(problems)) => problems
+                .iter()
+                .try_for_each(|problem| writeln!(io::stderr(), "{problem}"))
+                .and_then(|()| writeln!(io::stderr(), "rvmm: the configuration is refused")),
+            _ => writeln!(io::stderr(), "rvmm: {error:#}"),
+        };
         let no_daemon = error.downcast_ref::<ControlError>();
         ExitCode::from(if matches!(no_daemon, Some(ControlError::NoDaemon { .. })) { 2 } else { 1 })
     })

@@ -40,7 +40,7 @@ pub(super) struct Up {
 
 pub(super) fn up(args: Up) -> anyhow::Result<ExitCode> {
     let Up { settings, detach, detached } = args;
-    let loaded = Loaded::load(&settings.sources()).context("the configuration is refused")?;
+    let loaded = Loaded::load(&settings.sources())?;
     if detach {
         return leave_behind(&loaded.config);
     }

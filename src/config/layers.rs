@@ -196,7 +196,7 @@ impl Layers {
     }
 
     fn unknown(&mut self, name: &str, origin: Origin) {
-        let what = format!("unknown key {name}; allowed: {}", siblings(name));
+        let what = format!("unknown key {name}; allowed {}", siblings(name));
         self.problems.push(Problem { origin, what });
     }
 
@@ -297,25 +297,22 @@ fn is_section(name: &str) -> bool {
     KEYS.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
-/// The names that could stand where `name` stands.
+/// The section in which `name` stands, and the names that could stand there.
 fn siblings(name: &str) -> String {
     let section = name.rsplit_once('.').map_or("", |(section, _)| section);
     let section = if is_section(section) { section } else { "" };
     let mut names: Vec<&str> = Vec::new();
     for key in KEYS {
-        let rest = if section.is_empty() {
+        let below = if section.is_empty() {
             Some(key.name)
         } else {
             key.name.strip_prefix(section).and_then(|rest| rest.strip_prefix('.'))
         };
-        let Some(rest) = rest else { continue };
-        let end = rest.find('.').map_or(key.name.len(), |dot| key.name.len() - rest.len() + dot);
-        let name = &key.name[..end];
-        if names.last() != Some(&name) {
-            names.push(name);
-        }
+        let name = below.and_then(|below| below.split('.').next());
+        names.extend(name.filter(|name| names.last() != Some(name)));
     }
-    names.join(", ")
+    let place = if section.is_empty() { "here".to_owned() } else { format!("in [{section}]") };
+    format!("{place}: {}", names.join(", "))
 }
 
 /// Finds a byte's line.

@@ -88,15 +88,14 @@ key = 1
         "\
 rvmm.toml:1: log = \"loud\" is refused; allowed: \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"
 rvmm.toml:3: xenstore.replicas = 9 is refused; allowed: a whole number from 1 to 7
-rvmm.toml:5: unknown key xenstore.speling; allowed: xenstore.replicas, xenstore.ack, \
-xenstore.durability, xenstore.rebuild, xenstore.affinity, xenstore.front_spin_us, \
-xenstore.commit_spin_us, xenstore.replica_spin_us, xenstore.intake_kib, xenstore.output_kib, \
-xenstore.guest_sockets, xenstore.max_connections, xenstore.client_backlog_kib, xenstore.quotas
+rvmm.toml:5: unknown key xenstore.speling; allowed in [xenstore]: replicas, ack, durability, \
+rebuild, affinity, front_spin_us, commit_spin_us, replica_spin_us, intake_kib, output_kib, \
+guest_sockets, max_connections, client_backlog_kib, quotas
 rvmm.toml:6: xenstore.intake_kib = 1000 is refused; allowed: a power of two from 64 to 65536
 rvmm.toml:7: xenstore.rebuild = \"yes\" is refused; allowed: true or false
 rvmm.toml:8: xenstore.affinity cannot be of type array; allowed: \"auto\", \"off\" or the number of a core
 rvmm.toml:10: xenstore.quotas.nodes = \"-1\" is refused; allowed: a whole number from 0 to 2147483647
-rvmm.toml:11: unknown key nosuch; allowed: run_dir, state_dir, log, xenstore, monitor, limits"
+rvmm.toml:11: unknown key nosuch; allowed here: run_dir, state_dir, log, xenstore, monitor, limits"
     );
 }
 
@@ -112,7 +111,7 @@ fn flags_and_variables_are_refused_like_the_file() {
         "\
 env RVMM_MONITOR_DETECT_MS: monitor.detect_ms = 5 is refused; allowed: a whole number from 10 to 60000
 flag --xenstore.ack: xenstore.ack = \"most\" is refused; allowed: \"all-live\" or \"quorum\"
-flag --no.such: unknown key no.such; allowed: run_dir, state_dir, log, xenstore, monitor, limits"
+flag --no.such: unknown key no.such; allowed here: run_dir, state_dir, log, xenstore, monitor, limits"
     );
 }
 
