@@ -1,5 +1,6 @@
 //! The whole state, and the events that its changes fire.
 
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -249,13 +250,21 @@ impl State {
         events: &mut Events<'_>,
     ) {
         let mut last: Option<(ConnId, bool)> = None;
+        // What the current connection was told already.
+        let mut told: BTreeSet<(&[u8], usize)> = BTreeSet::new();
         for watch in fired {
             let allowed = match last {
                 Some((conn, allowed)) if conn == watch.conn => allowed,
-                _ => self.may_know(watch.conn, readable),
+                _ => {
+                    told.clear();
+                    self.may_know(watch.conn, readable)
+                }
             };
             last = Some((watch.conn, allowed));
-            if allowed {
+            // As Xen's daemon, nothing is told twice: several watches of one
+            // client may fire with the same path and token.
+            let new = fired.len() == 1 || told.insert((&watch.token, watch.prefix));
+            if allowed && new {
                 events.send(watch, path.text());
             }
         }

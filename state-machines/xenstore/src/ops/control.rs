@@ -91,11 +91,12 @@ fn quota_of(state: &State, domid: DomId) -> Result<String, Errno> {
     }
     let (owned, held) = (state.store.owned(domid), state.domains.held(domid));
     let mut text = format!("Domain {domid}:\n");
-    // What is outstanding is known to the front doors only.
+    // What waits to be taken by the client is known to the front doors only.
     for (name, value) in [
         ("nodes", owned.nodes),
         ("watches", held.watches),
         ("transactions", held.transactions),
+        ("outstanding", 0),
         ("memory", owned.bytes + held.bytes),
     ] {
         let _ = writeln!(text, "{name:<16}: {value:>8}");

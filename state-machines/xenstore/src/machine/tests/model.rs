@@ -250,6 +250,7 @@ impl Model {
     }
 
     fn fire(&self, old: &Nodes, path: &[u8], exact: bool, removing: bool, events: &mut Vec<Event>) {
+        let before = events.len();
         let mut fired: Vec<&Watched> = self.watches.iter().collect();
         fired.sort_by_key(|watch| watch.conn);
         for watch in fired {
@@ -274,8 +275,11 @@ impl Model {
                 || (is && (readable(&self.nodes, path) || readable(&self.nodes, &above)))
                 || (removing && readable(old, &above));
             if hit && may_know {
-                let path = path[watch.prefix..].to_vec();
-                events.push((watch.conn, path, watch.token.clone()));
+                let event = (watch.conn, path[watch.prefix..].to_vec(), watch.token.clone());
+                // Nothing is told twice.
+                if !events[before..].contains(&event) {
+                    events.push(event);
+                }
             }
         }
     }

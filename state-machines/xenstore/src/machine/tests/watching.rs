@@ -49,7 +49,7 @@ fn removal_fires_the_childrens_own_watches_first() {
     rig.write(b"/a/b/c", b"");
     rig.write(b"/a/d", b"");
     for path in [&b"/"[..], b"/a", b"/a/b/c", b"/a/d", b"/a/none"] {
-        watch(&mut rig, 1, path, b"t");
+        watch(&mut rig, 1, path, path);
     }
     rig.fired();
     rig.ok(Rm, b"/a\0");
@@ -123,6 +123,18 @@ fn events_of_many_watches_keep_the_order_of_registration() {
     let fired: Vec<_> = rig.fired().into_iter().map(|(conn, _, token)| (conn, token)).collect();
     let token = |text: &[u8]| text.to_vec();
     assert_eq!(fired, [(1, token(b"2")), (1, token(b"4")), (2, token(b"1")), (2, token(b"3"))]);
+}
+
+#[test]
+fn nothing_is_told_twice() {
+    let mut rig = Rig::new();
+    for path in [&b"/a"[..], b"/", b"/a/b"] {
+        watch(&mut rig, 1, path, b"same");
+    }
+    watch(&mut rig, 1, b"/a", b"other");
+    rig.fired();
+    rig.write(b"/a/b", b"");
+    assert_eq!(rig.fired().len(), 2);
 }
 
 #[test]
