@@ -180,3 +180,76 @@ impl Storage for Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use quickcheck::QuickCheck;
+
+    use super::*;
+
+    fn entries(first: u64, terms: &[u8]) -> Vec<Entry> {
+        let entry = |(index, term): (u64, &u8)| Entry {
+            index,
+            term: u64::from(*term) + 1,
+            data: vec![0; usize::from(*term)],
+            ..Entry::default()
+        };
+        (first..).zip(terms).map(entry).collect()
+    }
+
+    /// The log is what a map from index to entry would be.
+    #[test]
+    fn a_log_is_a_map_without_gaps() {
+        fn property(steps: Vec<(u8, u8, Vec<u8>)>) {
+            let (mut log, mut map, mut base) = (Log::default(), BTreeMap::new(), 0);
+            for (kind, place, terms) in steps {
+                let last = map.keys().next_back().copied().unwrap_or(base);
+                let index = base + u64::from(place) % (last - base + 1);
+                match kind % 4 {
+                    0 | 1 => {
+                        let new = entries(index + 1, &terms);
+                        if !new.is_empty() {
+                            map.split_off(&(index + 1));
+                        }
+                        map.extend(new.iter().map(|entry| (entry.index, entry.clone())));
+                        log.append(new);
+                    }
+                    2 => {
+                        log.compact(index);
+                        map = map.split_off(&(index + 1));
+                        base = index;
+                    }
+                    _ if place == 0 => {
+                        base = last + 5;
+                        map.clear();
+                        log.restart(base, 1000);
+                    }
+                    _ => {}
+                }
+                let last = map.keys().next_back().copied().unwrap_or(base);
+                assert_eq!((log.base_index(), log.last()), (base, last));
+                assert_eq!(log.bytes(), map.values().map(cost).sum::<usize>());
+                assert!(log.after(index).eq(map.range(index + 1..).map(|(_, entry)| entry)));
+                for index in base + 1..=last {
+                    assert_eq!(log.term_at(index), Some(map[&index].term));
+                }
+                assert_eq!(log.term_at(last + 1), None);
+                let context = GetEntriesContext::empty(false);
+                let all = log.entries(base + 1, last + 1, None, context).unwrap();
+                assert!(all.iter().eq(map.values()));
+            }
+        }
+        QuickCheck::new().tests(500).quickcheck(property as fn(Vec<(u8, u8, Vec<u8>)>));
+    }
+
+    #[test]
+    fn at_least_one_entry_is_read() {
+        let mut log = Log::default();
+        log.append(entries(1, &[50, 50, 50]));
+        let read =
+            |max: u64| log.entries(1, 4, Some(max), GetEntriesContext::empty(false)).unwrap().len();
+        assert_eq!((read(0), read(60), read(120), read(1000)), (1, 1, 2, 3));
+    }
+}

@@ -266,3 +266,69 @@ impl Membership {
         self.fenced.extend(dead);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: PeerId = PeerId(1);
+    const B: PeerId = PeerId(2);
+    const C: PeerId = PeerId(3);
+
+    fn group(policy: AckPolicy) -> Membership {
+        let members = Members { voters: vec![A, B], learners: vec![] };
+        Membership::new(policy, members, 1, BTreeSet::new(), FenceEpoch(0))
+    }
+
+    #[test]
+    fn members_are_known_as_of_earlier_entries() {
+        let mut membership = group(AckPolicy::AllLive);
+        membership.apply(5, &[Step::Learner(C)]);
+        membership.apply(8, &[Step::Voter(C)]);
+        membership.apply(8, &[Step::Remove(A)]);
+        let learners = |index| membership.at(index).map(|members| members.learners.len());
+        assert_eq!((learners(0), learners(1), learners(4)), (None, Some(0), Some(0)));
+        assert_eq!((learners(5), learners(7), learners(8)), (Some(1), Some(1), Some(0)));
+        assert_eq!(membership.logged().voters, [A, B, C], "an entry is applied once");
+        assert_eq!(membership.voter_since(C), Some(8));
+        assert_eq!(membership.voter_since(A), Some(1));
+        let mut later = membership.clone();
+        later.forget_before(6);
+        assert_eq!(later.at(4), None);
+        assert_eq!(later.at(6), membership.at(6));
+    }
+
+    #[test]
+    fn a_change_that_leaves_no_voter_is_void() {
+        let mut membership = group(AckPolicy::AllLive);
+        membership.apply(5, &[Step::Remove(A), Step::Learner(B)]);
+        assert_eq!(membership.logged().voters, [A, B]);
+    }
+
+    #[test]
+    fn the_dead_do_not_count_until_they_are_removed_and_forgotten() {
+        let mut membership = group(AckPolicy::AllLive);
+        membership.fence(FenceEpoch(1), &[B, C]);
+        assert_eq!(membership.effective().voters, [A]);
+        assert!(membership.dead().eq([B]));
+        membership.apply(5, &[Step::Learner(C)]);
+        assert!(membership.effective().learners.is_empty(), "certified before it was added");
+        membership.apply(6, &[Step::Remove(B), Step::Remove(C)]);
+        assert!(membership.fenced().is_empty());
+        assert_eq!(membership.live_voters(), 1);
+    }
+
+    #[test]
+    fn a_quorum_counts_the_dead() {
+        let mut membership = group(AckPolicy::Quorum);
+        membership.fence(FenceEpoch(1), &[B]);
+        assert_eq!(membership.effective().voters, [A, B]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_change_change_nothing() {
+        assert!(steps_of(b"\xff\xff\xff").is_empty());
+        assert!(steps_of(b"").is_empty());
+        assert_eq!(steps_of(&founding_entry_data(&[A, C])), [Step::Voter(A), Step::Voter(C)]);
+    }
+}

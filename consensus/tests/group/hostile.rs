@@ -213,7 +213,7 @@ fn flipped_bits_panic_nobody() {
                 frames[which][place / 64 % len] ^= 1 << (bit % 8);
             }
             let which = cut % frames.len();
-            if cut % 3 == 0 {
+            if cut.is_multiple_of(3) {
                 let len = frames[which].len();
                 frames[which].truncate(cut / 64 % len);
             }
