@@ -40,7 +40,7 @@ struct Place {
 }
 
 impl Measured for Place {
-    fn bytes(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.len
     }
 
@@ -148,7 +148,7 @@ impl Children {
             all.sort_unstable_by_key(|(key, _)| key.born);
             let mut start = 0;
             for (key, node) in all {
-                let end = start + node.bytes();
+                let end = start + node.size();
                 if offset < end && !visit(key.hash, node, offset.saturating_sub(start)) {
                     break;
                 }
@@ -156,7 +156,7 @@ impl Children {
             }
             return checked;
         }
-        let Some((first, start)) = self.order.at_byte(offset) else { return Ok(()) };
+        let Some((first, start)) = self.order.at_offset(offset) else { return Ok(()) };
         self.order.visit_from(&first, &mut |&born, place| {
             let before = if born == first { offset - start } else { 0 };
             match self.by_key.get(&ChildKey { hash: place.hash, born }) {
@@ -169,14 +169,14 @@ impl Children {
     }
 
     pub(crate) fn insert(&mut self, hash: u64, node: Arc<Node>) {
-        let (born, len) = (node.born(), node.bytes());
+        let (born, len) = (node.born(), node.size());
         self.by_key.insert(ChildKey { hash, born }, node);
         if !self.order.is_empty() {
             self.order.insert(born, Place { hash, len });
         } else if self.total().count > ORDERED_ABOVE {
             let order = &mut self.order;
             self.by_key.visit(&mut |key, node| {
-                order.insert(key.born, Place { hash: key.hash, len: node.bytes() });
+                order.insert(key.born, Place { hash: key.hash, len: node.size() });
                 true
             });
         }
@@ -201,7 +201,7 @@ impl Children {
     /// Whether the sums around a child are right, and its place in the order is
     /// known.
     pub(crate) fn holds(&self, key: ChildKey, node: &Node) -> bool {
-        let in_order = |place: &Place| place.hash == key.hash && place.len == node.bytes();
+        let in_order = |place: &Place| place.hash == key.hash && place.len == node.size();
         node.born() == key.born
             && self.by_key.sums_hold(&key)
             && (self.order.is_empty() || self.order.get(&key.born).is_some_and(in_order))

@@ -15,7 +15,7 @@ const REFUSALS: u32 = 32;
 const PATIENCE: u64 = 64;
 /// The most connections that queue. When as many wait, one more that loses is
 /// just told to try again.
-const MAX_WAITING: usize = 64;
+pub(crate) const MAX_WAITING: usize = 64;
 
 /// A shielded transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Fair {
     /// The shield has refused somebody.
     pub(crate) fn refused(&mut self) {
         let Some(shield) = &mut self.shield else { return };
-        shield.refusals_left -= 1;
+        shield.refusals_left = shield.refusals_left.saturating_sub(1);
         if shield.refusals_left == 0 {
             let conn = shield.conn;
             self.forget(conn);

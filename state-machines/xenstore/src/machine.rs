@@ -13,13 +13,10 @@ use crate::ops::{control, domains, limits, nodes, transactions, watches};
 use crate::quota::Quota;
 use crate::scrub::Cursor;
 use crate::snapshot;
-use crate::state::{Conn, Events, State, unknown};
+use crate::state::{Conn, Events, State};
 use crate::store::Fail;
 use crate::watch::Watch;
 use crate::wire::{Errno, HEADER_LEN, Header, MAX_PAYLOAD, MessageType, split};
-
-/// How many removed nodes a request frees besides.
-const FREED_AT_ONCE: usize = 32;
 
 /// Xen's xenstore.
 #[derive(Clone, Debug, Default)]
@@ -149,7 +146,7 @@ impl Xenstore {
     /// Number of nodes, the special ones not counted.
     #[must_use]
     pub fn node_count(&self) -> u64 {
-        self.state.store.accounts().iter().map(|owned| owned.nodes).sum()
+        self.state.store.nodes()
     }
 
     /// Answers a request that only asks.
@@ -222,7 +219,8 @@ impl Xenstore {
             MessageType::SetQuota => limits::set_quota(state, payload)?,
             MessageType::Control => control::order(state, payload, events.out)?,
             kind if nodes::alters(kind) => state.alter(conn, kind, payload, events)?,
-            _ => return unknown(),
+            // Those that only ask are answered above.
+            _ => return Err(Errno::ENOSYS.into()),
         }
         answer.acknowledge();
         Ok(registered)
@@ -237,7 +235,7 @@ impl Xenstore {
         let mut answer = core::mem::take(&mut self.answer);
         let mut event = core::mem::take(&mut self.event);
         let mut graves = core::mem::take(&mut self.graves);
-        graves.free(FREED_AT_ONCE);
+        graves.free();
         answer.begin();
         let request = match Self::known(&self.state, conn, frame) {
             Ok((conn, request)) => {
@@ -406,7 +404,7 @@ impl StateMachine for Xenstore {
     }
 
     fn scrub(&mut self, budget: usize) -> Result<ScrubProgress, Corruption> {
-        self.graves.free(budget);
+        self.graves.free();
         self.cursor.advance(&self.state.store, budget)
     }
 

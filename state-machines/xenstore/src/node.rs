@@ -98,7 +98,7 @@ impl Node {
 
     /// Length of the list of children as DIRECTORY gives it, bytes.
     pub(crate) fn child_list_len(&self) -> u64 {
-        self.children.as_ref().map_or(0, |children| children.total().bytes)
+        self.children.as_ref().map_or(0, |children| children.total().size)
     }
 
     /// The digest of the node alone.
@@ -212,7 +212,7 @@ impl Node {
 
 impl Measured for Node {
     /// Its length in the list that DIRECTORY gives: the name and a NUL.
-    fn bytes(&self) -> u64 {
+    fn size(&self) -> u64 {
         u64::from(self.name_len) + 1
     }
 

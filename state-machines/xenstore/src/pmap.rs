@@ -3,7 +3,7 @@
 //! shared, and none when nothing is shared.
 //!
 //! Every block knows the sum of its entries' [`Measure`]s, so that a map's
-//! digest, its length and the entry at a byte offset come for free.
+//! digest, its length and the entry at an offset come for free.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,8 +19,8 @@ const MIN: usize = 6;
 pub(crate) struct Measure {
     /// Entries.
     pub(crate) count: u64,
-    /// Bytes, in the sense of the map's values.
-    pub(crate) bytes: u64,
+    /// Size, in the sense of the map's values.
+    pub(crate) size: u64,
     /// Sum of the entries' digests, modulo 2^64.
     pub(crate) digest: u64,
 }
@@ -28,21 +28,21 @@ pub(crate) struct Measure {
 impl Measure {
     fn add(&mut self, other: Self) {
         self.count = self.count.wrapping_add(other.count);
-        self.bytes = self.bytes.wrapping_add(other.bytes);
+        self.size = self.size.wrapping_add(other.size);
         self.digest = self.digest.wrapping_add(other.digest);
     }
 
     fn sub(&mut self, other: Self) {
         self.count = self.count.wrapping_sub(other.count);
-        self.bytes = self.bytes.wrapping_sub(other.bytes);
+        self.size = self.size.wrapping_sub(other.size);
         self.digest = self.digest.wrapping_sub(other.digest);
     }
 }
 
 /// A value that a map can add up.
 pub(crate) trait Measured {
-    /// Bytes that the value counts for.
-    fn bytes(&self) -> u64 {
+    /// What the value counts for, such as bytes.
+    fn size(&self) -> u64 {
         0
     }
 
@@ -51,8 +51,8 @@ pub(crate) trait Measured {
 }
 
 impl<T: Measured> Measured for Arc<T> {
-    fn bytes(&self) -> u64 {
-        (**self).bytes()
+    fn size(&self) -> u64 {
+        (**self).size()
     }
 
     fn digest(&self) -> u64 {
@@ -68,7 +68,7 @@ impl Measured for () {
 }
 
 fn measure<V: Measured>(value: &V) -> Measure {
-    Measure { count: 1, bytes: value.bytes(), digest: value.digest() }
+    Measure { count: 1, size: value.size(), digest: value.digest() }
 }
 
 #[derive(Clone, Debug)]
@@ -260,16 +260,16 @@ impl<K: Copy + Ord, V: Clone + Measured> PMap<K, V> {
         }
     }
 
-    /// The entry in which the byte at `offset` lies, and where in the sum of all
-    /// bytes it begins.
-    pub(crate) fn at_byte(&self, offset: u64) -> Option<(K, u64)> {
+    /// The entry in which `offset` lies when all sizes are added up, and where it
+    /// begins.
+    pub(crate) fn at_offset(&self, offset: u64) -> Option<(K, u64)> {
         let mut block = self.root.as_deref()?;
         let mut start = 0;
         'descend: loop {
             match block {
                 Block::Leaf(entries) => {
                     for (key, value) in entries {
-                        let end = start + value.bytes();
+                        let end = start + value.size();
                         if offset < end {
                             return Some((*key, start));
                         }
@@ -279,7 +279,7 @@ impl<K: Copy + Ord, V: Clone + Measured> PMap<K, V> {
                 }
                 Block::Inner(branches) => {
                     for branch in branches {
-                        let end = start + branch.measure.bytes;
+                        let end = start + branch.measure.size;
                         if offset < end {
                             block = &branch.block;
                             continue 'descend;
@@ -338,7 +338,7 @@ impl<K: Copy + Ord, V: Clone + Measured> PMap<K, V> {
     }
 
     /// The value at `key`, which must be there, to be changed such that its
-    /// digest grows by `delta` and its bytes stay.
+    /// digest grows by `delta` and its size stays.
     pub(crate) fn change(&mut self, key: &K, delta: u64) -> Option<&mut V> {
         self.total.digest = self.total.digest.wrapping_add(delta);
         let mut block = self.root.as_mut()?;

@@ -18,7 +18,7 @@ use crate::store::{Changed, Env, Fail, Store};
 use crate::transaction::Transaction;
 use crate::tree::{Go, Order, walk};
 use crate::watch::{Match, Watch, Watches};
-use crate::wire::{Errno, HEADER_LEN, Header, MAX_PAYLOAD, MessageType};
+use crate::wire::{HEADER_LEN, Header, MAX_PAYLOAD, MessageType};
 
 /// A client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,13 +158,14 @@ impl State {
         let caller = self.domains.caller(conn.domid);
         let limits = self.limits(conn.domid);
         let (store, mut env) = self.split(caller, limits);
+        let before = store.nodes();
         let (path, changed) = crate::ops::nodes::alter(store, &mut env, kind, payload)?;
         if !matches!(changed, Changed::Nothing) {
             self.touch();
             self.tell(&path, &changed, events)?;
         }
         if let Changed::Removed(node) = changed {
-            events.graves.bury(node);
+            events.graves.bury(node, before.saturating_sub(self.store.nodes()));
         }
         Ok(())
     }
@@ -329,10 +330,7 @@ impl State {
         self.fair.forget(conn);
     }
 
-    /// Takes a transaction out.
-    ///
-    /// # Errors
-    /// `ENOENT`.
+    /// Takes a transaction out, if there is one.
     pub(crate) fn drop_transaction(
         &mut self,
         domid: DomId,
@@ -358,9 +356,4 @@ impl State {
         });
         found
     }
-}
-
-/// A request that no handler took: nothing to tell but this.
-pub(crate) fn unknown<T>() -> Result<T, Fail> {
-    Err(Errno::ENOSYS.into())
 }

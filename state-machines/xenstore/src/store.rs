@@ -48,6 +48,11 @@ pub(crate) struct Owned {
 }
 
 impl Measured for Owned {
+    /// The nodes, to add them up.
+    fn size(&self) -> u64 {
+        self.nodes
+    }
+
     fn digest(&self) -> u64 {
         Mixer::new().word(u64::from(self.domid.0)).word(self.nodes).word(self.bytes).finish()
     }
@@ -139,6 +144,11 @@ impl Store {
 
     pub(crate) fn owned(&self, domid: DomId) -> Owned {
         self.owned.get(&domid).copied().unwrap_or(Owned { domid, ..Owned::default() })
+    }
+
+    /// Number of nodes, the special ones not counted.
+    pub(crate) fn nodes(&self) -> u64 {
+        self.owned.total().size
     }
 
     /// All accounts.
@@ -375,7 +385,7 @@ impl Store {
         let trail = found.trail;
         let parent = self.remark(path, &trail, depth, mark, digest.wrapping_neg())?;
         let child = parent.disown(key).ok_or(Errno::ENOENT)?;
-        self.account_by(parent_owner, 0, -(child.bytes().cast_signed()));
+        self.account_by(parent_owner, 0, -(child.size().cast_signed()));
         self.unaccount(&child, path)?;
         Ok(child)
     }
@@ -457,7 +467,7 @@ impl Store {
         let trail = found.trail;
         let parent = self.tree.change(path, &trail, path.len() - 1, digest.wrapping_neg())?;
         let child = parent.disown(key).ok_or(Errno::ENOENT)?;
-        self.account_by(parent_owner, 0, -(child.bytes().cast_signed()));
+        self.account_by(parent_owner, 0, -(child.size().cast_signed()));
         self.unaccount(&child, path)?;
         Ok(())
     }

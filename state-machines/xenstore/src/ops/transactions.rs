@@ -111,7 +111,10 @@ pub(crate) fn end(
         let old = core::mem::replace(&mut state.store, store);
         state.touch();
         tell(state, &old, transaction.operations(), &changes, conn, events)?;
-        events.graves.bury(old.into_root());
+        // And a copy of the nodes on each changed path.
+        let copied = transaction.operations().len() as u64;
+        let removed = old.nodes().saturating_sub(state.store.nodes());
+        events.graves.bury(old.into_root(), removed + copied);
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::*;
 struct Item(u64, u64);
 
 impl Measured for Item {
-    fn bytes(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.0
     }
 
@@ -32,13 +32,13 @@ fn check(map: &PMap<u16, Item>, model: &BTreeMap<u16, Item>) {
         assert!(map.sums_hold(key));
         assert_eq!(map.next_from(key), Some((key, value)));
         if value.0 > 0 {
-            assert_eq!(map.at_byte(sum.bytes), Some((*key, sum.bytes)));
-            assert_eq!(map.at_byte(sum.bytes + value.0 - 1), Some((*key, sum.bytes)));
+            assert_eq!(map.at_offset(sum.size), Some((*key, sum.size)));
+            assert_eq!(map.at_offset(sum.size + value.0 - 1), Some((*key, sum.size)));
         }
         sum.add(measure(value));
     }
     assert_eq!(map.total(), sum);
-    assert_eq!(map.at_byte(sum.bytes), None);
+    assert_eq!(map.at_offset(sum.size), None);
     assert_eq!(map.is_empty(), model.is_empty());
 }
 

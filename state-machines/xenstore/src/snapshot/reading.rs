@@ -10,7 +10,7 @@ use state_machine::{CodecError, ConnId, DomId, Reader, RestoreError};
 
 use super::tag;
 use crate::domain::Domain;
-use crate::fair::{Shield, Waiter};
+use crate::fair::{MAX_WAITING, Shield, Waiter};
 use crate::node::Content;
 use crate::path::Path;
 use crate::perms::{Perm, Perms};
@@ -39,6 +39,12 @@ struct Broken(String);
 
 fn broken<T>(what: impl Into<String>) -> Result<T, Broken> {
     Err(Broken(what.into()))
+}
+
+/// A number that was counted up to, and can still be counted on.
+fn counter(reader: &mut Reader<'_>) -> Result<u64, Broken> {
+    let count = reader.u64()?;
+    if count < 1 << 62 { Ok(count) } else { broken("a counter beyond all counting") }
 }
 
 /// Permissions that were met before: most nodes share theirs with others.
@@ -163,9 +169,9 @@ impl Restoring {
         let mut reader = Reader::new(bytes);
         match tag {
             tag::CORE => {
-                self.state.generation = reader.u64()?;
-                self.state.version = reader.u64()?;
-                self.state.watches.set_registered(reader.u64()?);
+                self.state.generation = counter(&mut reader)?;
+                self.state.version = counter(&mut reader)?;
+                self.state.watches.set_registered(counter(&mut reader)?);
                 self.state.log = reader.u8()? != 0;
             }
             tag::DOMAIN => self.domain(&mut reader)?,
@@ -181,7 +187,11 @@ impl Restoring {
             tag::WATCH => self.number = Some(reader.u64()?),
             tag::BIRTHS => {
                 while !reader.is_empty() {
-                    self.births.push_back((reader.u64()?, reader.u64()?));
+                    let (born, generation) = (reader.u64()?, reader.u64()?);
+                    if born.max(generation) > self.state.generation {
+                        return broken("a node from the future");
+                    }
+                    self.births.push_back((born, generation));
                 }
             }
             tag::TRANSACTION => {
@@ -301,7 +311,7 @@ impl Restoring {
 
     fn fair(&mut self, reader: &mut Reader<'_>) -> Result<(), Broken> {
         let fair = &mut self.state.fair;
-        fair.begun = reader.u64()?;
+        fair.begun = counter(reader)?;
         if reader.u8()? != 0 {
             fair.shield = Some(Shield {
                 conn: ConnId(reader.u64()?),
@@ -310,7 +320,10 @@ impl Restoring {
             });
         }
         while !reader.is_empty() {
-            fair.queue.push(Waiter { conn: ConnId(reader.u64()?), seen: reader.u64()? });
+            if fair.queue.len() == MAX_WAITING {
+                return broken("too many wait");
+            }
+            fair.queue.push(Waiter { conn: ConnId(reader.u64()?), seen: counter(reader)? });
         }
         Ok(())
     }
