@@ -251,6 +251,7 @@ impl State {
         events: &mut Events<'_>,
     ) {
         let mut last: Option<(ConnId, bool)> = None;
+        let one_source = fired.iter().all(|watch| watch.hash == fired[0].hash);
         // What the current connection was told already.
         let mut told: BTreeSet<(&[u8], usize)> = BTreeSet::new();
         for watch in fired {
@@ -262,9 +263,9 @@ impl State {
                 }
             };
             last = Some((watch.conn, allowed));
-            // As Xen's daemon, nothing is told twice: several watches of one
-            // client may fire with the same path and token.
-            let new = fired.len() == 1 || told.insert((&watch.token, watch.prefix));
+            // As Xen's daemon, nothing is told twice: watches of one client on
+            // several paths may fire with the same path and token.
+            let new = one_source || told.insert((&watch.token, watch.prefix));
             if allowed && new {
                 events.send(watch, path.text());
             }
