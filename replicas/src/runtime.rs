@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use consensus::{LogIndex, LogStore};
 use hypervisor::fabric::{DigestRecord, ReplicaFabric, Role as PageRole, SleepLimit};
-use hypervisor::waiting::{Spinner, Ticker, Turn};
+use hypervisor::waiting::{Nap, Spinner, Turn};
 use hypervisor::{ReplicaId, SlotId};
 use state_machine::{Digest, Input, InputNo, OutputNo, Reader, ScrubProgress, StateMachine};
 
@@ -100,7 +100,7 @@ pub(crate) struct Runtime<M: StateMachine> {
     encoder: Encoder<M>,
     encoding: bool,
     spinner: Spinner,
-    ticker: Ticker,
+    nap: Nap,
     spin_us: u32,
     spin_unreleased_us: u32,
     beat: Duration,
@@ -118,7 +118,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
         fabric: ReplicaFabric,
         store: Box<dyn LogStore>,
         encoder: Encoder<M>,
-        ticker: Ticker,
+        nap: Nap,
     ) -> Self {
         let mut runtime = Self {
             replica,
@@ -128,7 +128,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
             encoder,
             encoding: false,
             spinner: Spinner::default(),
-            ticker,
+            nap,
             spin_us: spec.spin_us,
             spin_unreleased_us: spec.spin_unreleased_us,
             beat: spec.beat(),
@@ -335,8 +335,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
             && let Some(encoded) = self.encoder.take()
         {
             self.encoding = false;
-            let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
-            self.replica.on_encoded(encoded.purpose, encoded.index, encoded.bytes, &mut link);
+            self.replica.on_encoded(encoded.purpose, encoded.index, encoded.bytes);
         }
     }
 
@@ -396,23 +395,20 @@ impl<M: StateMachine + 'static> Runtime<M> {
             // Nobody rings for an encoded snapshot, nor always for room in a ring.
             SleepLimit::After(BACKLOG_POLL)
         } else {
-            SleepLimit::Tick(&self.ticker)
+            SleepLimit::Tick(&self.nap)
         };
         let slots = &self.slots;
         self.fabric.wait(limit, |fabric| {
             (wants_input && fabric.intake().has_more())
                 || fabric.control().has_more()
-                || slots.values().any(|slot| {
-                    fabric.peer_rx(*slot).is_some_and(|receiver| receiver.has_more())
-                })
+                || slots
+                    .values()
+                    .any(|slot| fabric.peer_rx(*slot).is_some_and(|receiver| receiver.has_more()))
         });
     }
 }
 
-fn receive(
-    receiver: &mut hypervisor::ring::Receiver,
-    buffer: &mut Vec<u8>,
-) -> Result<bool, Fatal> {
+fn receive(receiver: &mut hypervisor::ring::Receiver, buffer: &mut Vec<u8>) -> Result<bool, Fatal> {
     let received = receiver.receive(buffer).map_err(|error| Fatal::Ring(error.to_string()))?;
     if !received {
         receiver.release();

@@ -44,9 +44,9 @@ impl Inlet {
         self.taken
     }
 
-    /// Whether an input waits for the primary.
+    /// Whether somebody waits for an answer.
     pub fn is_waiting(&self) -> bool {
-        self.ledger.pending() > 0
+        self.ledger.unanswered() > 0
     }
 
     /// Whether inputs were taken since the last time this was asked.

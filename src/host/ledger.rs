@@ -47,13 +47,14 @@ pub struct Ledger {
     first: InputNo,
     pending: VecDeque<Pending>,
     delivered: OutputNo,
+    unanswered: usize,
 }
 
 impl Ledger {
     /// A ledger that gives `next` to the first input and has delivered outputs
     /// up to `delivered`.
     pub fn new(next: InputNo, delivered: OutputNo) -> Self {
-        Self { first: next, pending: VecDeque::new(), delivered }
+        Self { first: next, pending: VecDeque::new(), delivered, unanswered: 0 }
     }
 
     /// The number that the next input gets.
@@ -66,9 +67,15 @@ impl Ledger {
         self.pending.len()
     }
 
+    /// Inputs that still get an answer.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
+    }
+
     /// Notes the next input; `answer` says whether it will get one.
     pub fn admit(&mut self, conn: ConnId, query: bool, answer: bool) -> InputNo {
         let no = self.next_no();
+        self.unanswered += usize::from(answer);
         self.pending.push_back(Pending { conn, query, waiting: answer });
         no
     }
@@ -84,6 +91,7 @@ impl Ledger {
         let at = (no.0 - self.first.0) as usize;
         let pending = self.pending.get_mut(at).ok_or(LedgerError::UnknownInput(no))?;
         let repeated = !std::mem::replace(&mut pending.waiting, false);
+        self.unanswered -= usize::from(!repeated);
         Ok((!repeated).then_some(Answered { conn: pending.conn, query: pending.query }))
     }
 

@@ -86,15 +86,11 @@ impl Host {
         let fabric = HostFabric::new(settings.fabric()).context("making the shared memory")?;
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?);
         let waker = Waker::new(fabric.doorbell_fd()).context("the doorbell")?;
-        epoll::add(
-            &*epoll,
-            fabric.doorbell_fd(),
-            Token::Loop(DOORBELL).to_data(),
-            epoll::EventFlags::IN,
-        )
-        .context("epoll")?;
+        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&*epoll, fabric.doorbell_fd(), Token::Loop(DOORBELL).to_data(), edge)
+            .context("epoll")?;
         let ticker = Ticker::new(MONITOR_PERIOD).context("making a timer")?;
-        epoll::add(&*epoll, &ticker, Token::Loop(TICKER).to_data(), epoll::EventFlags::IN)
+        epoll::add(&*epoll, &ticker, Token::Loop(TICKER).to_data(), edge)
             .context("epoll")?;
         let (calls, server) = start
             .control
@@ -217,8 +213,9 @@ impl Host {
             // The fields of a packed structure are copied out.
             let (data, flags) = (event.data, event.flags);
             match Token::from_data(data) {
-                Token::Loop(TICKER) => drop(self.ticker.drain()),
-                Token::Loop(_) => self.inlet.fabric.drain_doorbell(),
+                Token::Loop(TICKER) => drop(self.ticker.take()),
+                // Edge-triggered: it has woken the loop, that is all.
+                Token::Loop(_) => {}
                 Token::Replica(id) => {
                     let notices = self.group.pidfd_ready(id, &mut self.inlet.fabric);
                     self.take_notices(notices);

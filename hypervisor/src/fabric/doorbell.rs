@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use crate::waiting::Ticker;
+use crate::waiting::Nap;
 
 /// An `eventfd` on which its owner sleeps and that others ring. It never blocks
 /// those who ring; that it does not is a property shared by all who hold it, so
@@ -56,22 +56,12 @@ impl Doorbell {
     /// Sleeps until the bell rings or the limit is reached, and takes the signal
     /// away. Says whether it rang. A Unix signal ends the sleep early.
     pub fn wait<'a>(&self, limit: impl Into<SleepLimit<'a>>) -> bool {
-        let bell = PollFd::new(&self.fd, PollFlags::IN);
-        let outcome = match limit.into() {
-            SleepLimit::After(timeout) => {
-                let timeout = Timespec::try_from(timeout).ok();
-                rustix::event::poll(&mut [bell], timeout.as_ref())
-            }
-            SleepLimit::Tick(ticker) => {
-                let mut fds = [bell, PollFd::new(ticker, PollFlags::IN)];
-                let outcome = rustix::event::poll(&mut fds, None);
-                if !fds[1].revents().is_empty() {
-                    ticker.drain();
-                }
-                outcome
-            }
+        let timeout = match limit.into() {
+            SleepLimit::After(timeout) => Timespec::try_from(timeout).ok(),
+            SleepLimit::Tick(nap) => return nap.sleep(),
         };
-        match outcome {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(0) | Err(Errno::INTR) => false,
             Ok(_) => self.drain(),
             // Nothing to sleep on: the caller must not spin for that.
@@ -88,8 +78,9 @@ impl Doorbell {
 pub enum SleepLimit<'a> {
     /// After this time.
     After(Duration),
-    /// With the next tick, which is cheaper by far for frequent sleeps.
-    Tick(&'a Ticker),
+    /// With the next tick, which is cheaper by far for frequent sleeps. The nap
+    /// must be one on the same doorbell.
+    Tick(&'a Nap),
 }
 
 impl From<Duration> for SleepLimit<'_> {
@@ -98,9 +89,9 @@ impl From<Duration> for SleepLimit<'_> {
     }
 }
 
-impl<'a> From<&'a Ticker> for SleepLimit<'a> {
-    fn from(ticker: &'a Ticker) -> Self {
-        Self::Tick(ticker)
+impl<'a> From<&'a Nap> for SleepLimit<'a> {
+    fn from(nap: &'a Nap) -> Self {
+        Self::Tick(nap)
     }
 }
 

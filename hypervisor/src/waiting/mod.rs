@@ -6,13 +6,15 @@
 //! core from the very party one waits for.
 
 mod cores;
-mod ticker;
+mod nap;
+mod slice;
 
 pub use cores::{
     Affinity, Core, CoreChooser, ParseAffinityError, allowed_cores, pin_current_thread, pin_process,
 };
 
-pub use ticker::Ticker;
+pub use nap::{Nap, Ticker};
+pub use slice::set_time_slice;
 
 use std::time::{Duration, Instant};
 
