@@ -137,8 +137,36 @@ fn a_lost_snapshot_is_sent_again() {
         world.deliver(0);
         world.peer(A).tick();
     }
+    world.poll(A);
     world.net.clear();
+    for _ in 0..20 {
+        world.peer(A).tick();
+        world.settle();
+    }
+    assert!(awaits(&mut world), "it is given time to answer");
     for _ in 0..400 {
+        world.peer(A).tick();
+        world.settle();
+    }
+    assert_eq!(world.applied(learner), [b"x"]);
+}
+
+#[test]
+fn a_snapshot_bears_the_members_of_its_time() {
+    let mut world = led(AckPolicy::AllLive, 2);
+    world.propose(b"x");
+    world.settle();
+    let (applied, state) = (world.nodes[&A].machine.applied, world.nodes[&A].machine.encode());
+    let learner = world.join();
+    world.change(Change::AddLearner(learner));
+    world.settle_without(&[learner]);
+    world.peer(A).offer_snapshot(LogIndex(applied), state).unwrap();
+    world.poll(A);
+    let snapshot = world.nodes[&A].store.snapshot.as_ref().unwrap();
+    assert_eq!(snapshot.index, LogIndex(applied));
+    assert!(!snapshot.members.contains(learner));
+    // It does not help the learner, which gets a later one.
+    for _ in 0..8 {
         world.peer(A).tick();
         world.settle();
     }

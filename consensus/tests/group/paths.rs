@@ -1,8 +1,8 @@
 //! The ordinary paths: commit, acknowledgement, batching, limits, compaction.
 
 use consensus::{
-    AckPolicy, Batch, LogIndex, LogState, LogStore, MemoryStore, Outbox, Peer, PeerConfig, PeerId,
-    ProposeError, Role, StoreError,
+    AckPolicy, Batch, Change, LogIndex, LogState, LogStore, MemoryStore, Outbox, Peer, PeerConfig,
+    PeerId, ProposeError, Role, StoreError,
 };
 
 use crate::world::World;
@@ -244,7 +244,7 @@ fn without_a_disk_the_applied_log_may_go() {
     assert!(peer.log_len() < 4, "{} entries", peer.log_len());
 }
 
-/// Fails on demand, and lists what was written.
+/// Fails on demand.
 #[derive(Default)]
 struct Brittle {
     is_broken: bool,
@@ -281,4 +281,20 @@ fn nothing_is_promised_that_is_not_stored() {
     assert!(out.is_empty(), "no vote without a record of it");
     brittle.is_broken = false;
     assert_eq!(follower.poll(&mut brittle, &mut out), Err(StoreError::Poisoned));
+}
+
+#[test]
+fn a_leader_alone_sends_nothing_before_its_election_is_stored() {
+    let mut world = World::new(AckPolicy::AllLive, 1);
+    world.elect(A);
+    let learner = world.join();
+    world.change(Change::AddLearner(learner));
+    world.settle();
+    world.stop(A);
+    world.start(A);
+    let mut out: Vec<(PeerId, Vec<u8>)> = Vec::new();
+    let mut brittle = Brittle { is_broken: true };
+    world.peer(A).campaign().unwrap();
+    assert!(world.peer(A).poll(&mut brittle, &mut out).is_err());
+    assert!(out.is_empty(), "another election in the same term would be possible");
 }
