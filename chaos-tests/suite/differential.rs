@@ -36,7 +36,9 @@ fn compare(test: &str, kills: bool) {
     };
     let dir = tempfile::tempdir().expect("a temporary directory");
     let peer = Peer::start(&kit, PeerKind::C, dir.path()).expect("starts");
-    let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
+    // The limit that C has.
+    let options = HostOptions::default().set("xenstore.quotas.path-max", 2048);
+    let host = Host::start(rvmm(), &options).expect("starts");
     let steps = knob("RVMM_DIFFERENTIAL_STEPS", 10_000);
     let done = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {

@@ -86,20 +86,17 @@ fn durable_state_survives_a_restart() {
 fn volatile_state_is_said_to_be_gone() {
     let host = Host::start(rvmm(), &options("volatile")).expect("starts");
     write_all(&host, 1);
-    let generation = kill_all(&host);
-    host.wait_until("another life", PATIENCE, |status| {
-        status.generation > generation && status.is_complete()
-    })
-    .expect("comes back, empty");
-    let value = wait_for("an answer", PATIENCE, || {
-        let read = Client::connect(host.socket()).and_then(|mut c| c.read_if_there(&path(1)));
-        match read {
-            Ok(value) => Ok(Some(value)),
-            Err(ClientError::Closed | ClientError::Io(_)) => Ok(None),
-            Err(error) => panic!("{error}"),
-        }
+    let mut client = Client::connect(host.socket()).expect("connects");
+    client.set_timeout(PATIENCE);
+    kill_all(&host);
+    // An empty store in place of a full one would be worse than none.
+    let status = wait_for("the end of service", PATIENCE, || {
+        Ok(host.status().ok().filter(|status| status.health == "not-serving"))
     });
-    assert_eq!(value.expect("an answer"), None);
+    status.expect("is told");
+    let answer = client.read(Tx::NONE, &path(1));
+    assert!(matches!(answer, Err(ClientError::Closed)), "{answer:?}");
     let told = host.command(&["dmesg"]).expect("a log").to_lowercase();
-    assert!(told.contains("gone") || told.contains("lost"), "{told}");
+    assert!(told.contains("state is gone"), "{told}");
+    assert_eq!(host.run(&["status"]).expect("runs").status.code(), Some(2));
 }

@@ -7,6 +7,7 @@
 
 mod endpoint;
 mod generate;
+mod judge;
 mod live;
 mod machine;
 mod minimize;

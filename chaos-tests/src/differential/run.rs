@@ -1,17 +1,19 @@
 //! Making steps on both sides and comparing what comes back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use xenstore::wire::MessageType as Type;
 
 use super::CONNECTIONS;
 use super::endpoint::{Answer, Endpoint, EndpointError};
 use super::generate::Generator;
+use super::judge::{
+    absolute, class_of, fires_several, is_change, may_fire, once, related, sort_both, sorted, tx_id,
+};
 use super::op::{Act, ConnAt, Op, TxHandle, TxRef};
 use super::report::{Failure, Report};
 use super::rules::{Answered, Rule, explain, special};
 use super::tree;
-use crate::client::Event;
 
 /// No daemon gives this id: they count up from 1.
 const BOGUS_TX: u32 = 0x7eee_eeee;
@@ -441,124 +443,5 @@ impl<'a> Run<'a> {
             None => Ok(()),
             Some(what) => Err(self.failure("stores", format!("the stores differ: {what}"))),
         }
-    }
-}
-
-fn tx_id(answer: &Answer) -> Option<u32> {
-    let Answer::Ok(text) = answer else {
-        return None;
-    };
-    std::str::from_utf8(text.strip_suffix(b"\0")?).ok()?.parse().ok()
-}
-
-fn class_of(answer: &Answer) -> String {
-    match answer {
-        Answer::Ok(_) => "ok".to_owned(),
-        other => format!("{other:?}"),
-    }
-}
-
-/// Sorts the NUL-terminated names in both lists; whether that was needed.
-fn sort_both(ours: &mut Vec<u8>, theirs: &mut Vec<u8>) -> bool {
-    if ours == theirs {
-        return false;
-    }
-    for list in [ours, theirs] {
-        let mut names: Vec<Vec<u8>> =
-            list.split_inclusive(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
-        names.sort();
-        *list = names.concat();
-    }
-    true
-}
-
-fn is_change(kind: Type) -> bool {
-    matches!(kind, Type::Write | Type::Mkdir | Type::Rm | Type::SetPerms)
-}
-
-/// Whether a step may fire watches. An event that comes without such a step is
-/// found behind the next one.
-fn may_fire(op: &Op) -> bool {
-    let harmless = match &op.act {
-        Act::Start(_) => true,
-        Act::Reconnect => false,
-        Act::Request { kind, tx, .. } => match Type::from_u32(*kind) {
-            Some(Type::Read | Type::Directory | Type::DirectoryPart | Type::GetPerms) => true,
-            Some(kind) => *tx != TxRef::None && is_change(kind),
-            None => false,
-        },
-    };
-    !harmless
-}
-
-/// Whether one such request may fire watches of several nodes.
-fn fires_several(kind: Type) -> bool {
-    matches!(kind, Type::Rm | Type::TransactionEnd | Type::Write | Type::Mkdir | Type::Release)
-}
-
-/// The events without those that equal an earlier one.
-fn once(events: &[Event]) -> Vec<&Event> {
-    let mut seen = HashSet::new();
-    events.iter().filter(|event| seen.insert(*event)).collect()
-}
-
-fn sorted(mut events: Vec<&Event>) -> Vec<&Event> {
-    events.sort();
-    events
-}
-
-/// The path that a request is about.
-fn absolute(domid: u16, payload: &[u8]) -> Vec<u8> {
-    let path = payload.split(|byte| *byte == 0).next().unwrap_or(b"");
-    if path.starts_with(b"/") || path.starts_with(b"@") {
-        return path.to_vec();
-    }
-    let mut absolute = format!("/local/domain/{domid}/").into_bytes();
-    absolute.extend_from_slice(path);
-    absolute
-}
-
-/// Whether a change at one path can show at the other: one lies within the
-/// other, or one may have created a node on the way to the other.
-fn related(a: &[u8], b: &[u8]) -> bool {
-    let within = |inner: &[u8], outer: &[u8]| {
-        let rest = inner.strip_prefix(outer);
-        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || outer == b"/")
-    };
-    within(a, b) || within(b, a) || !ALWAYS_THERE.contains(&common_ancestor(a, b))
-}
-
-/// Nodes that [`Run::lay_out`] makes.
-const ALWAYS_THERE: [&[u8]; 7] =
-    [b"", b"/t", b"/t/both", b"/local", b"/local/domain", b"/local/domain/1", b"/local/domain/2"];
-
-/// The deepest node that both paths lie below.
-fn common_ancestor<'a>(a: &'a [u8], b: &[u8]) -> &'a [u8] {
-    let same = std::iter::zip(a, b).take_while(|(a, b)| a == b).count();
-    let end = a[..same].iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-    &a[..end]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn relation_is_by_whole_names() {
-        for (a, b, wanted) in [
-            ("/t/a", "/t/a", true),
-            ("/t/a", "/t", true),
-            ("/t", "/t/a/b", true),
-            ("/", "/t", true),
-            ("/t/a", "/t/ab", false),
-            ("/t/a", "/t/b", false),
-            ("/t/a/b", "/t/a/c", true),
-            ("/t/ax/b", "/t/ay/b", false),
-            ("/local/domain/1/a/b", "/local/domain/1/c", false),
-            ("/local/domain/1/a/b", "/local/domain/2", false),
-        ] {
-            assert_eq!(related(a.as_bytes(), b.as_bytes()), wanted, "{a} {b}");
-        }
-        assert_eq!(absolute(2, b"data/x\0v"), b"/local/domain/2/data/x");
     }
 }
