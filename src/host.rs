@@ -10,6 +10,7 @@ mod calls;
 mod failover;
 mod front;
 mod group;
+mod import;
 mod inlet;
 mod inner;
 mod launcher;

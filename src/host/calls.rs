@@ -1,15 +1,19 @@
 //! What operators ask through the control socket.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use hypervisor::decision::{Event, Phase, Standing};
 use hypervisor::fabric::Role as PageRole;
 use hypervisor::{ReplicaId, SlotId};
 use replica::protocol::ToReplica;
-use state_machine::{Input, InputNo};
+use state_machine::{Input, InputNo, StateMachine};
 use tokio::sync::oneshot;
+use xenstore::Xenstore;
+use xenstore::stream::Version;
 use xenstore::wire::{self, MessageType};
 
+use super::import::Import;
 use super::looping::{Host, Service};
 use super::settings::COMPONENT;
 use crate::control::{ExportFormat, Fault, FaultKind, HostCall, Reply, Request, Response, Target};
@@ -40,7 +44,7 @@ struct Waiter {
 
 /// Callers whose answers are not there yet, and faults that end by themselves.
 #[derive(Default)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     waiters: Vec<Waiter>,
     tickets: u64,
     answered: Vec<(InputNo, String)>,
@@ -50,7 +54,7 @@ pub struct Waiting {
 
 impl Waiting {
     /// An input of the host itself was answered.
-    pub fn answered(&mut self, input: InputNo, frame: &[u8]) {
+    pub(crate) fn answered(&mut self, input: InputNo, frame: &[u8]) {
         let text = match wire::split(frame) {
             Some((header, payload)) if header.kind == MessageType::Error.to_u32() => {
                 String::from_utf8_lossy(payload.strip_suffix(b"\0").unwrap_or(payload)).into_owned()
@@ -63,7 +67,7 @@ impl Waiting {
     }
 
     /// Nothing of all that will happen.
-    pub fn refuse_all(&mut self, why: &str) {
+    pub(crate) fn refuse_all(&mut self, why: &str) {
         for waiter in self.waiters.drain(..) {
             let _ = waiter.reply.send(Reply::refused(why));
         }
@@ -158,8 +162,7 @@ impl Host {
             self.events.warn(&[Tag::Fault, Tag::Xenstore], format!("input {no} is poison"));
             return Ok(Some(no));
         }
-        self.events
-            .warn(&[Tag::Fault, Tag::Xenstore], format!("{} replica {id}", fault.kind));
+        self.events.warn(&[Tag::Fault, Tag::Xenstore], format!("{} replica {id}", fault.kind));
         self.group.note_injected(id);
         let Some(domain) = self.group.domain(id) else {
             return Err(format!("replica {id} is still being started"));
@@ -253,7 +256,7 @@ impl Host {
         &mut self,
         component: &str,
         stream: &[u8],
-    ) -> Result<(std::collections::VecDeque<Vec<u8>>, String), String> {
+    ) -> Result<(VecDeque<Vec<u8>>, String), String> {
         Self::known(component)?;
         if self.service != Service::Serving {
             return Err("the component does not serve".into());
@@ -261,9 +264,9 @@ impl Host {
         if self.inner.is_busy() {
             return Err("another import is under way".into());
         }
-        let requests = Err::<Vec<Vec<u8>>, String>(format!("not yet {}", stream.len()))?;
-        let text = format!("imported with {} requests", requests.len());
-        Ok((requests.into(), text))
+        let import = Import::read(stream).map_err(|error| error.to_string())?;
+        let text = import.describe();
+        Ok((import.requests, text))
     }
 
     /// A snapshot came.
@@ -275,19 +278,21 @@ impl Host {
         else {
             return;
         };
-        let Waiter { wish: Wish::Export { format, .. }, reply, .. } = waiters.swap_remove(at) else {
+        let Waiter { wish: Wish::Export { format, .. }, reply, .. } = waiters.swap_remove(at)
+        else {
             return;
         };
         let exported = match format {
             ExportFormat::Full => Ok(snapshot.to_vec()),
-            ExportFormat::XenV1 | ExportFormat::XenV2 => Err("not yet"),
+            ExportFormat::XenV1 => export(snapshot, Version::One),
+            ExportFormat::XenV2 => export(snapshot, Version::Two),
         };
         let answer = match exported {
             Ok(attached) => Reply {
                 response: Response::Done { text: format!("{} bytes", attached.len()) },
                 attached,
             },
-            Err(error) => Reply::refused(error.to_string()),
+            Err(why) => Reply::refused(why),
         };
         let _ = reply.send(answer);
     }
@@ -405,6 +410,12 @@ impl Host {
             }),
         }
     }
+}
+
+/// A snapshot of ours as the stream that Xen's own daemons read.
+fn export(snapshot: &[u8], version: Version) -> Result<Vec<u8>, String> {
+    let store = Xenstore::restore(snapshot).map_err(|error| error.to_string())?;
+    store.export(version).map_err(|error| error.to_string())
 }
 
 /// A turn of the loop takes a few microseconds; a sleep of this length in each

@@ -10,7 +10,7 @@ use crate::status::Failover;
 /// A failover under way. Should the candidate die too, it goes on, and the time
 /// spent counts.
 #[derive(Clone, Copy, Debug)]
-pub struct Running {
+pub(crate) struct Running {
     from: ReplicaId,
     cause: Cause,
     last_sign: Instant,
@@ -26,28 +26,28 @@ fn micros(duration: Duration) -> u64 {
 impl Running {
     /// The primary was given up. `last_sign`: its last sign of life, or when a
     /// fault was injected into it.
-    pub fn new(from: ReplicaId, cause: Cause, last_sign: Instant, noticed: Instant) -> Self {
+    pub(crate) fn new(from: ReplicaId, cause: Cause, last_sign: Instant, noticed: Instant) -> Self {
         Self { from, cause, last_sign, noticed, fenced: None, promoted: None }
     }
 
     /// Whether the primary hands over by an operator's wish.
-    pub fn is_planned(&self) -> bool {
+    pub(crate) fn is_planned(&self) -> bool {
         self.cause == Cause::Retired
     }
 
     /// A candidate was chosen: every survivor has acknowledged.
-    pub fn fenced(&mut self, now: Instant) {
+    pub(crate) fn fenced(&mut self, now: Instant) {
         self.fenced = Some(now);
         self.promoted = None;
     }
 
     /// The candidate leads and has finished the log.
-    pub fn promoted(&mut self, now: Instant, id: ReplicaId, generation: Generation) {
+    pub(crate) fn promoted(&mut self, now: Instant, id: ReplicaId, generation: Generation) {
         self.promoted = Some((now, id, generation));
     }
 
     /// The first answer has come; `None` when nobody was promoted yet.
-    pub fn answered(&self, now: Instant) -> Option<Failover> {
+    pub(crate) fn answered(&self, now: Instant) -> Option<Failover> {
         let (promoted, to, generation) = self.promoted?;
         let fenced = self.fenced?;
         let since_noticed = now.saturating_duration_since(self.noticed);
@@ -69,7 +69,7 @@ impl Running {
 }
 
 /// A cause in the status and in the log.
-pub fn cause_name(cause: Cause) -> &'static str {
+pub(crate) fn cause_name(cause: Cause) -> &'static str {
     match cause {
         Cause::Killed => "killed",
         Cause::Crashed => "crashed",

@@ -14,8 +14,8 @@
 mod client;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::os::unix::net::UnixListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,21 +29,21 @@ use client::{Client, Pumped};
 
 /// Bounds of the front door.
 #[derive(Clone, Copy, Debug)]
-pub struct FrontLimits {
+pub(crate) struct FrontLimits {
     /// Connections in all; further ones are closed at once.
-    pub max_connections: usize,
+    pub(crate) max_connections: usize,
     /// Unsent bytes at which a client is given up.
-    pub backlog_bytes: usize,
+    pub(crate) backlog_bytes: usize,
     /// Requests under way from one connection of the control domain.
-    pub outstanding: u32,
+    pub(crate) outstanding: u32,
     /// Requests under way from one connection of a guest (Xen's quota
     /// "outstanding").
-    pub guest_outstanding: u32,
+    pub(crate) guest_outstanding: u32,
 }
 
 /// What an epoll event is about; travels in its 64 bits of user data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Token {
+pub(crate) enum Token {
     /// One of the loop's own descriptors, by number.
     Loop(u32),
     /// The process of a replica.
@@ -60,7 +60,7 @@ impl Token {
     const LISTENER: u64 = 1 << 63;
 
     /// The token as epoll's user data.
-    pub fn to_data(self) -> epoll::EventData {
+    pub(crate) fn to_data(self) -> epoll::EventData {
         epoll::EventData::new_u64(match self {
             Self::Loop(number) => Self::LOOP | u64::from(number),
             Self::Replica(id) => Self::REPLICA | id.0,
@@ -70,7 +70,7 @@ impl Token {
     }
 
     /// The token that [`Self::to_data`] made.
-    pub fn from_data(data: epoll::EventData) -> Self {
+    pub(crate) fn from_data(data: epoll::EventData) -> Self {
         let word = data.u64();
         if word & Self::LISTENER != 0 {
             Self::Listener(DomId((word & 0xffff) as u16))
@@ -85,7 +85,7 @@ impl Token {
 }
 
 /// The sockets of one component.
-pub struct Front {
+pub(crate) struct Front {
     epoll: Arc<OwnedFd>,
     limits: FrontLimits,
     events: Arc<Events>,
@@ -108,7 +108,7 @@ const READ_BYTES: usize = 64 * 1024;
 
 impl Front {
     /// Sockets under `directory`.
-    pub fn new(
+    pub(crate) fn new(
         epoll: Arc<OwnedFd>,
         directory: &Path,
         limits: FrontLimits,
@@ -131,7 +131,7 @@ impl Front {
     }
 
     /// Where connections of `domid` are accepted.
-    pub fn socket_path(&self, domid: DomId) -> PathBuf {
+    pub(crate) fn socket_path(&self, domid: DomId) -> PathBuf {
         if domid == DomId(0) {
             self.directory.join("socket")
         } else {
@@ -141,24 +141,24 @@ impl Front {
 
     /// Numbers connections from `first`: those of an earlier daemon are known to
     /// the component until it is told that this one has started.
-    pub fn number_from(&mut self, first: ConnId) {
+    pub(crate) fn number_from(&mut self, first: ConnId) {
         self.next_conn = self.next_conn.max(first);
     }
 
     /// A number for a connection of the host's own.
-    pub fn take_conn(&mut self) -> ConnId {
+    pub(crate) fn take_conn(&mut self) -> ConnId {
         let conn = self.next_conn;
         self.next_conn = ConnId(conn.0 + 1);
         conn
     }
 
     /// Connections that were turned away.
-    pub fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
 
     /// Connections now.
-    pub fn clients(&self) -> usize {
+    pub(crate) fn clients(&self) -> usize {
         self.clients.len()
     }
 
@@ -166,7 +166,7 @@ impl Front {
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn listen(&mut self, domid: DomId) -> std::io::Result<()> {
+    pub(crate) fn listen(&mut self, domid: DomId) -> std::io::Result<()> {
         if self.listeners.contains_key(&domid) {
             return Ok(());
         }
@@ -188,7 +188,7 @@ impl Front {
     }
 
     /// Ends the listening for `domid` and closes its connections.
-    pub fn unlisten(&mut self, domid: DomId, inlet: &mut Inlet) {
+    pub(crate) fn unlisten(&mut self, domid: DomId, inlet: &mut Inlet) {
         if self.listeners.remove(&domid).is_some() {
             // Nobody can connect any more: a leftover file is only untidy.
             let _ = std::fs::remove_file(self.socket_path(domid));
@@ -205,7 +205,7 @@ impl Front {
     }
 
     /// Closes every socket; for the end of the host.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         for (domid, _) in std::mem::take(&mut self.listeners) {
             let _ = std::fs::remove_file(self.socket_path(domid));
         }
@@ -213,7 +213,7 @@ impl Front {
     }
 
     /// Takes the connections that wait at a listener.
-    pub fn accept(&mut self, domid: DomId, inlet: &mut Inlet) {
+    pub(crate) fn accept(&mut self, domid: DomId, inlet: &mut Inlet) {
         loop {
             let Some(listener) = self.listeners.get(&domid) else { return };
             let stream = match listener.accept() {
@@ -249,7 +249,7 @@ impl Front {
     }
 
     /// A connection has something to read, or room to write.
-    pub fn ready(&mut self, conn: ConnId, flags: epoll::EventFlags, inlet: &mut Inlet) {
+    pub(crate) fn ready(&mut self, conn: ConnId, flags: epoll::EventFlags, inlet: &mut Inlet) {
         if flags.contains(epoll::EventFlags::OUT) {
             self.send(conn, inlet);
         }
@@ -297,7 +297,7 @@ impl Front {
     }
 
     /// Delivers an answer: one request fewer is under way.
-    pub fn answer(&mut self, conn: ConnId, query: bool, frame: &[u8], inlet: &mut Inlet) {
+    pub(crate) fn answer(&mut self, conn: ConnId, query: bool, frame: &[u8], inlet: &mut Inlet) {
         if let Some(client) = self.clients.get_mut(&conn) {
             let goes_on = client.answered(query);
             self.queue(conn, frame, inlet);
@@ -308,7 +308,7 @@ impl Front {
     }
 
     /// Delivers an event.
-    pub fn event(&mut self, conn: ConnId, frame: &[u8], inlet: &mut Inlet) {
+    pub(crate) fn event(&mut self, conn: ConnId, frame: &[u8], inlet: &mut Inlet) {
         self.queue(conn, frame, inlet);
     }
 
@@ -333,7 +333,7 @@ impl Front {
     }
 
     /// Sends what was queued since the last time, one write a client.
-    pub fn flush(&mut self, inlet: &mut Inlet) -> bool {
+    pub(crate) fn flush(&mut self, inlet: &mut Inlet) -> bool {
         if self.unsent.is_empty() {
             return false;
         }
@@ -357,7 +357,7 @@ impl Front {
     }
 
     /// Tries again what the intake had no room for.
-    pub fn retry(&mut self, inlet: &mut Inlet) {
+    pub(crate) fn retry(&mut self, inlet: &mut Inlet) {
         while let Some(&conn) = self.ended.front() {
             if inlet.push(&Input::Close { conn }).is_err() {
                 return;

@@ -14,6 +14,7 @@ use hypervisor::decision::{
 };
 use hypervisor::domain::{Limits, ProcessDomain, SpawnSpec};
 use hypervisor::fabric::HostFabric;
+use hypervisor::waiting::pin_process;
 use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::protocol::{FromReplica, ToReplica};
 use replica::spec::{ReplicaSpec, Start};
@@ -43,10 +44,12 @@ struct Member {
     /// Killed: its process may still be ending.
     fenced: bool,
     ready: bool,
+    /// Bound to the component's core.
+    pinned: bool,
 }
 
 /// See the module.
-pub struct Group {
+pub(crate) struct Group {
     settings: Arc<Settings>,
     events: Arc<Events>,
     epoll: Arc<OwnedFd>,
@@ -68,7 +71,7 @@ pub struct Group {
 
 /// What the rest of the host must do after a change of the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub(crate) enum Notice {
     /// A primary serves; its log held inputs up to this one.
     Serving {
         /// The last input in the finished log.
@@ -85,7 +88,7 @@ impl Group {
     ///
     /// # Errors
     /// When the launcher's thread cannot start.
-    pub fn new(
+    pub(crate) fn new(
         settings: Arc<Settings>,
         decisions: DecisionMaker,
         epoll: Arc<OwnedFd>,
@@ -111,33 +114,33 @@ impl Group {
     }
 
     /// The decision maker, to look at.
-    pub fn decisions(&self) -> &DecisionMaker {
+    pub(crate) fn decisions(&self) -> &DecisionMaker {
         &self.decisions
     }
 
     /// The failovers so far, oldest first; the last [`MAX_FAILOVERS`].
-    pub fn failovers(&self) -> impl Iterator<Item = &Failover> {
+    pub(crate) fn failovers(&self) -> impl Iterator<Item = &Failover> {
         self.failovers.iter()
     }
 
     /// Failovers since the start.
-    pub fn failover_count(&self) -> u64 {
+    pub(crate) fn failover_count(&self) -> u64 {
         self.failover_count
     }
 
     /// The process of a replica.
-    pub fn domain(&self, id: ReplicaId) -> Option<&ProcessDomain> {
+    pub(crate) fn domain(&self, id: ReplicaId) -> Option<&ProcessDomain> {
         self.members.get(&id).and_then(|member| member.domain.as_ref())
     }
 
     /// The slot of a replica.
-    pub fn slot(&self, id: ReplicaId) -> Option<SlotId> {
+    pub(crate) fn slot(&self, id: ReplicaId) -> Option<SlotId> {
         self.members.get(&id).map(|member| member.slot)
     }
 
     /// Slot of the replica whose outputs count, if there is one: the primary, or
     /// the candidate that is about to serve.
-    pub fn primary_slot(&self) -> Option<SlotId> {
+    pub(crate) fn primary_slot(&self) -> Option<SlotId> {
         let id = match self.decisions.phase() {
             Phase::Serving { primary } | Phase::Draining { primary } => *primary,
             Phase::Promoting { candidate } => *candidate,
@@ -147,17 +150,17 @@ impl Group {
     }
 
     /// The generation whose outputs count.
-    pub fn generation(&self) -> Generation {
+    pub(crate) fn generation(&self) -> Generation {
         self.decisions.generation()
     }
 
     /// Notes that a fault was just injected.
-    pub fn note_injected(&mut self, id: ReplicaId) {
+    pub(crate) fn note_injected(&mut self, id: ReplicaId) {
         self.injected.insert(id, Instant::now());
     }
 
     /// Takes an event and carries out what follows from it.
-    pub fn step(&mut self, event: Event, fabric: &mut HostFabric) -> Option<Notice> {
+    pub(crate) fn step(&mut self, event: Event, fabric: &mut HostFabric) -> Option<Notice> {
         let mut notice = None;
         for decision in self.decisions.step(event) {
             if let Some(new) = self.carry_out(decision, fabric) {
@@ -237,6 +240,7 @@ impl Group {
             watch: None,
             fenced: false,
             ready: false,
+            pinned: false,
         };
         let peers = self
             .members
@@ -305,7 +309,9 @@ impl Group {
             descriptors,
             error_output: Default::default(),
             limits: Limits { data_bytes: settings.memory_bytes(), ..Limits::default() },
-            core: settings.core(),
+            // A joining replica has much to do and must not do it on the core that
+            // answers clients: it moves there when it has its vote.
+            core: None,
         })
     }
 
@@ -353,12 +359,15 @@ impl Group {
         // Nothing that it writes is read from here on, dead already or not.
         fabric.isolate_slot(member.slot);
         if cause != Cause::Retired && now.duration_since(member.ordered) < EARLY_DEATH {
-            self.respawn_pause = (self.respawn_pause * 2)
-                .clamp(Duration::from_millis(50), RESPAWN_PAUSE_MAX);
+            self.respawn_pause =
+                (self.respawn_pause * 2).clamp(Duration::from_millis(50), RESPAWN_PAUSE_MAX);
         } else {
             self.respawn_pause = Duration::ZERO;
         }
-        self.log(&[Tag::Fence, Tag::Xenstore], format!("fenced replica {id}: {}", cause_name(cause)));
+        self.log(
+            &[Tag::Fence, Tag::Xenstore],
+            format!("fenced replica {id}: {}", cause_name(cause)),
+        );
     }
 
     fn tell(&self, id: ReplicaId, message: &ToReplica, fabric: &mut HostFabric) {
@@ -375,7 +384,7 @@ impl Group {
     }
 
     /// Sends a fault, or a wish, to a replica.
-    pub fn order(&self, id: ReplicaId, message: &ToReplica, fabric: &mut HostFabric) {
+    pub(crate) fn order(&self, id: ReplicaId, message: &ToReplica, fabric: &mut HostFabric) {
         self.tell(id, message, fabric);
     }
 
@@ -388,7 +397,7 @@ impl Group {
     /// Looks at everything that is not a message: replicas that have started,
     /// acknowledged, died or hung. `thorough` once a monitor's period, else only
     /// what a failover waits for.
-    pub fn look(
+    pub(crate) fn look(
         &mut self,
         thorough: bool,
         inputs_wait: bool,
@@ -412,6 +421,7 @@ impl Group {
             self.look_for_divergence(fabric, &mut notices);
             self.look_for_gone(fabric);
             self.spawn_postponed(fabric);
+            self.pin_voters();
         }
         notices
     }
@@ -477,8 +487,7 @@ impl Group {
             let Some(slot) = self.slot(id) else { continue };
             let page = fabric.replica_page(slot);
             if page.generation() == wanted {
-                let log =
-                    LogPosition { term: page.last_log_term(), index: page.last_log_index() };
+                let log = LogPosition { term: page.last_log_term(), index: page.last_log_index() };
                 let event = Event::Acknowledged { id, generation: wanted, log };
                 notices.extend(self.step(event, fabric));
             }
@@ -508,7 +517,7 @@ impl Group {
     }
 
     /// A process has ended, says its pidfd.
-    pub fn pidfd_ready(&mut self, id: ReplicaId, fabric: &mut HostFabric) -> Vec<Notice> {
+    pub(crate) fn pidfd_ready(&mut self, id: ReplicaId, fabric: &mut HostFabric) -> Vec<Notice> {
         let mut notices = Vec::new();
         if self.members.get(&id).is_some_and(|member| !member.fenced) {
             self.died(id, fabric, &mut notices);
@@ -526,13 +535,16 @@ impl Group {
             Some(_) => Cause::Crashed,
         };
         if let Some(reason) = reason {
-            self.log(&[Tag::Monitor, Tag::Xenstore], format!("last words of replica {id}: {reason}"));
+            self.log(
+                &[Tag::Monitor, Tag::Xenstore],
+                format!("last words of replica {id}: {reason}"),
+            );
         }
         self.failed(id, cause, fabric, notices);
     }
 
     /// Gives a replica up.
-    pub fn failed(
+    pub(crate) fn failed(
         &mut self,
         id: ReplicaId,
         cause: Cause,
@@ -556,11 +568,7 @@ impl Group {
             .unwrap_or(now);
         self.log(
             &[Tag::Monitor, Tag::Xenstore],
-            format!(
-                "replica {id}{} {}",
-                if leads { " (primary)" } else { "" },
-                cause_name(cause)
-            ),
+            format!("replica {id}{} {}", if leads { " (primary)" } else { "" }, cause_name(cause)),
         );
         if leads && self.running.is_none_or(|running| running.is_planned()) {
             self.running = Some(Running::new(id, cause, last_sign, now));
@@ -584,7 +592,10 @@ impl Group {
             }
             let (Some(watch), Some(domain)) = (&mut member.watch, &member.domain) else {
                 if now.duration_since(member.ordered) > self.settings.start_limit() {
-                    hung.push((id, format!("did not come up in {:?}", self.settings.start_limit())));
+                    hung.push((
+                        id,
+                        format!("did not come up in {:?}", self.settings.start_limit()),
+                    ));
                 }
                 continue;
             };
@@ -666,7 +677,7 @@ impl Group {
     }
 
     /// Whether nothing is left and a disk may be tried.
-    pub fn take_recovery(&mut self) -> bool {
+    pub(crate) fn take_recovery(&mut self) -> bool {
         let ready = self.recover_wanted && self.members.is_empty() && self.postponed.is_empty();
         if ready {
             self.recover_wanted = false;
@@ -675,7 +686,7 @@ impl Group {
     }
 
     /// Takes a message of a replica that concerns the group.
-    pub fn heard(
+    pub(crate) fn heard(
         &mut self,
         id: ReplicaId,
         generation: Generation,
@@ -718,7 +729,7 @@ impl Group {
 
     /// The first answer after a promotion has come, or there is nothing to
     /// answer.
-    pub fn answered(&mut self) {
+    pub(crate) fn answered(&mut self) {
         let Some(running) = self.running else { return };
         if let Some(failover) = running.answered(Instant::now()) {
             self.running = None;
@@ -746,32 +757,48 @@ impl Group {
     }
 
     /// Whether a failover waits for its first answer.
-    pub fn failover_runs(&self) -> bool {
+    pub(crate) fn failover_runs(&self) -> bool {
         self.running.is_some()
     }
 
-    /// The processes of all replicas that live.
-    pub fn pids(&self) -> impl Iterator<Item = rustix::process::Pid> + '_ {
-        let live = self.members.values().filter(|member| !member.fenced);
-        live.filter_map(|member| member.domain.as_ref().map(ProcessDomain::pid))
+    /// Binds those that answer clients to the component's core.
+    fn pin_voters(&mut self) {
+        let Some(core) = self.settings.core() else { return };
+        for (id, _, standing) in self.decisions.members() {
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            if let Some(domain) = &member.domain
+                && standing == Standing::Voter
+                && !std::mem::replace(&mut member.pinned, true)
+                && let Err(error) = pin_process(domain.pid(), &[core])
+            {
+                self.events.warn(&[Tag::Host], format!("replica {id} on core {}: {error}", core.0));
+            }
+        }
+    }
+
+    /// The component has another core now.
+    pub(crate) fn move_to_core(&mut self) {
+        for member in self.members.values_mut() {
+            member.pinned = false;
+        }
+        self.pin_voters();
     }
 
     /// CPU time of all replicas so far.
-    pub fn cpu_time(&self) -> Duration {
+    pub(crate) fn cpu_time(&self) -> Duration {
         let live = self.members.values().filter_map(|member| member.domain.as_ref());
         let spent = live.filter_map(|domain| domain.sched().ok()).map(|sample| sample.on_cpu_ns);
         Duration::from_nanos(spent.sum())
     }
 
     /// Kills everything, for the end of the host.
-    pub fn shut_down(&mut self) {
+    pub(crate) fn shut_down(&mut self) {
         for member in self.members.values_mut() {
             member.fenced = true;
             // Dropping a domain kills it and waits for its end.
             member.domain = None;
         }
     }
-
 }
 
 /// Who is wrong, of those that show a digest of the same place of the log: the

@@ -11,14 +11,14 @@ use super::ledger::{Ledger, LedgerError};
 /// inputs were released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the intake is full")]
-pub struct IntakeFull;
+pub(crate) struct IntakeFull;
 
 /// Numbers inputs, notes them in the ledger, writes them into the intake.
-pub struct Inlet {
+pub(crate) struct Inlet {
     /// The shared memory.
-    pub fabric: HostFabric,
+    pub(crate) fabric: HostFabric,
     /// What waits for an answer.
-    pub ledger: Ledger,
+    pub(crate) ledger: Ledger,
     bytes: Vec<u8>,
     taken: u64,
     fresh: bool,
@@ -26,36 +26,36 @@ pub struct Inlet {
 
 impl Inlet {
     /// The inlet into a new fabric.
-    pub fn new(fabric: HostFabric) -> Self {
+    pub(crate) fn new(fabric: HostFabric) -> Self {
         let ledger = Ledger::new(InputNo(1), OutputNo(0));
         Self { fabric, ledger, bytes: Vec::new(), taken: 0, fresh: false }
     }
 
     /// Goes on with the numbers of a store that was there before the daemon:
     /// the next input is `next`, and outputs up to `delivered` concern nobody.
-    pub fn begin(&mut self, next: InputNo, delivered: OutputNo) {
+    pub(crate) fn begin(&mut self, next: InputNo, delivered: OutputNo) {
         self.ledger = Ledger::new(next, delivered);
         self.fabric.page().set_delivered_output(delivered.0);
         self.fabric.page().set_freed_input(next.0 - 1);
     }
 
     /// Inputs taken since the start.
-    pub fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.taken
     }
 
     /// Whether somebody waits for an answer.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         self.ledger.unanswered() > 0
     }
 
     /// Whether inputs were taken since the last time this was asked.
-    pub fn take_fresh(&mut self) -> bool {
+    pub(crate) fn take_fresh(&mut self) -> bool {
         std::mem::take(&mut self.fresh)
     }
 
     /// Whether this request skips the log.
-    pub fn is_query(conn: ConnId, frame: &[u8]) -> bool {
+    pub(crate) fn is_query(conn: ConnId, frame: &[u8]) -> bool {
         Xenstore::classify(&Input::Request { conn, frame }) == Class::Query
     }
 
@@ -63,7 +63,7 @@ impl Inlet {
     ///
     /// # Errors
     /// [`IntakeFull`] when it was not taken.
-    pub fn push(&mut self, input: &Input<'_>) -> Result<InputNo, IntakeFull> {
+    pub(crate) fn push(&mut self, input: &Input<'_>) -> Result<InputNo, IntakeFull> {
         let no = self.ledger.next_no();
         self.bytes.clear();
         input.encode(no, &mut self.bytes);
@@ -89,7 +89,7 @@ impl Inlet {
     ///
     /// # Errors
     /// [`LedgerError`] when that cannot be.
-    pub fn release(&mut self, no: InputNo) -> Result<(), LedgerError> {
+    pub(crate) fn release(&mut self, no: InputNo) -> Result<(), LedgerError> {
         self.ledger.release(no)?;
         self.fabric.intake().free_through(no.0);
         self.fabric.page().set_freed_input(no.0);

@@ -17,7 +17,7 @@ const OUTSTANDING: usize = 64;
 
 /// Requests of the host, in order, on one connection.
 #[derive(Default)]
-pub struct InnerClient {
+pub(crate) struct InnerClient {
     conn: Option<ConnId>,
     opened: bool,
     todo: VecDeque<Vec<u8>>,
@@ -31,18 +31,18 @@ pub struct InnerClient {
 
 impl InnerClient {
     /// Whether it is at work.
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.conn.is_some()
     }
 
     /// Whether this connection is the host's own.
-    pub fn owns(&self, conn: ConnId) -> bool {
+    pub(crate) fn owns(&self, conn: ConnId) -> bool {
         self.conn == Some(conn)
     }
 
     /// Begins to ask `requests` on the fresh connection `conn`; `caller` hears
     /// when all are answered.
-    pub fn begin(
+    pub(crate) fn begin(
         &mut self,
         conn: ConnId,
         requests: VecDeque<Vec<u8>>,
@@ -52,7 +52,7 @@ impl InnerClient {
     }
 
     /// The requests that set the quotas as configured.
-    pub fn quota_requests(quotas: &Quotas) -> VecDeque<Vec<u8>> {
+    pub(crate) fn quota_requests(quotas: &Quotas) -> VecDeque<Vec<u8>> {
         let by_name = quotas.by_name();
         by_name
             .iter()
@@ -67,7 +67,7 @@ impl InnerClient {
 
     /// Hands in what it can; to be called again after each answer, and when the
     /// intake has room again.
-    pub fn go_on(&mut self, inlet: &mut Inlet) {
+    pub(crate) fn go_on(&mut self, inlet: &mut Inlet) {
         let Some(conn) = self.conn else { return };
         if !self.opened {
             if inlet.push(&Input::Open { conn, domid: DomId(0) }).is_err() {
@@ -91,7 +91,7 @@ impl InnerClient {
     }
 
     /// An answer came.
-    pub fn answered(&mut self, frame: &[u8], events: &Events) {
+    pub(crate) fn answered(&mut self, frame: &[u8], events: &Events) {
         self.under_way = self.under_way.saturating_sub(1);
         self.done += 1;
         let error = wire::split(frame)

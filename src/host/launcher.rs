@@ -11,15 +11,15 @@ use super::waker::Waker;
 const QUEUE: usize = 16;
 
 /// A replica that was started, or not.
-pub struct Launched {
+pub(crate) struct Launched {
     /// Which.
-    pub id: ReplicaId,
+    pub(crate) id: ReplicaId,
     /// Its process.
-    pub domain: Result<ProcessDomain, DomainError>,
+    pub(crate) domain: Result<ProcessDomain, DomainError>,
 }
 
 /// See the module.
-pub struct Launcher {
+pub(crate) struct Launcher {
     orders: Sender<(ReplicaId, SpawnSpec)>,
     launched: Receiver<Launched>,
 }
@@ -29,7 +29,7 @@ impl Launcher {
     ///
     /// # Errors
     /// When there can be no further thread.
-    pub fn start(waker: Waker) -> std::io::Result<Self> {
+    pub(crate) fn start(waker: Waker) -> std::io::Result<Self> {
         let (orders, todo) = bounded::<(ReplicaId, SpawnSpec)>(QUEUE);
         let (done, launched) = bounded(QUEUE);
         std::thread::Builder::new().name("launcher".into()).spawn(move || {
@@ -45,12 +45,12 @@ impl Launcher {
     }
 
     /// Orders a replica; it comes out of [`Self::take`].
-    pub fn order(&self, id: ReplicaId, spec: SpawnSpec) -> bool {
+    pub(crate) fn order(&self, id: ReplicaId, spec: SpawnSpec) -> bool {
         self.orders.try_send((id, spec)).is_ok()
     }
 
     /// The next replica that was started.
-    pub fn take(&self) -> Option<Launched> {
+    pub(crate) fn take(&self) -> Option<Launched> {
         self.launched.try_recv().ok()
     }
 }

@@ -7,7 +7,7 @@ use state_machine::{ConnId, InputNo, OutputNo};
 
 /// Something that a correct primary does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LedgerError {
+pub(crate) enum LedgerError {
     /// An answer or a note about an input that was never given.
     #[error("input {0} was never given")]
     UnknownInput(InputNo),
@@ -33,16 +33,16 @@ struct Pending {
 
 /// Whom an answer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answered {
+pub(crate) struct Answered {
     /// The connection that asked.
-    pub conn: ConnId,
+    pub(crate) conn: ConnId,
     /// Whether it asked something that skips the log.
-    pub query: bool,
+    pub(crate) query: bool,
 }
 
 /// Inputs given and not yet released, and the delivery watermark.
 #[derive(Debug)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     /// Number of the first pending input.
     first: InputNo,
     pending: VecDeque<Pending>,
@@ -53,27 +53,27 @@ pub struct Ledger {
 impl Ledger {
     /// A ledger that gives `next` to the first input and has delivered outputs
     /// up to `delivered`.
-    pub fn new(next: InputNo, delivered: OutputNo) -> Self {
+    pub(crate) fn new(next: InputNo, delivered: OutputNo) -> Self {
         Self { first: next, pending: VecDeque::new(), delivered, unanswered: 0 }
     }
 
     /// The number that the next input gets.
-    pub fn next_no(&self) -> InputNo {
+    pub(crate) fn next_no(&self) -> InputNo {
         InputNo(self.first.0 + self.pending.len() as u64)
     }
 
     /// Inputs that are not released.
-    pub fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.pending.len()
     }
 
     /// Inputs that still get an answer.
-    pub fn unanswered(&self) -> usize {
+    pub(crate) fn unanswered(&self) -> usize {
         self.unanswered
     }
 
     /// Notes the next input; `answer` says whether it will get one.
-    pub fn admit(&mut self, conn: ConnId, query: bool, answer: bool) -> InputNo {
+    pub(crate) fn admit(&mut self, conn: ConnId, query: bool, answer: bool) -> InputNo {
         let no = self.next_no();
         self.unanswered += usize::from(answer);
         self.pending.push_back(Pending { conn, query, waiting: answer });
@@ -84,7 +84,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::UnknownInput`] when no such input was given.
-    pub fn answer(&mut self, no: InputNo) -> Result<Option<Answered>, LedgerError> {
+    pub(crate) fn answer(&mut self, no: InputNo) -> Result<Option<Answered>, LedgerError> {
         if no < self.first {
             return Ok(None);
         }
@@ -99,7 +99,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::OutputGap`] when its predecessor never came.
-    pub fn deliver(&mut self, no: OutputNo) -> Result<bool, LedgerError> {
+    pub(crate) fn deliver(&mut self, no: OutputNo) -> Result<bool, LedgerError> {
         if no <= self.delivered {
             return Ok(false);
         }
@@ -111,7 +111,7 @@ impl Ledger {
     }
 
     /// The delivery watermark.
-    pub fn delivered(&self) -> OutputNo {
+    pub(crate) fn delivered(&self) -> OutputNo {
         self.delivered
     }
 
@@ -119,7 +119,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`] when that cannot be.
-    pub fn release(&mut self, no: InputNo) -> Result<(), LedgerError> {
+    pub(crate) fn release(&mut self, no: InputNo) -> Result<(), LedgerError> {
         if no >= self.next_no() {
             return Err(LedgerError::UnknownInput(no));
         }

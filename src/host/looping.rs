@@ -9,7 +9,7 @@ use anyhow::Context;
 use crossbeam_channel::Receiver;
 use hypervisor::decision::{Cause, DecisionMaker, Event};
 use hypervisor::fabric::HostFabric;
-use hypervisor::waiting::{CoreChooser, Spinner, Ticker, Turn, pin_process};
+use hypervisor::waiting::{CoreChooser, Spinner, Ticker, Turn};
 use hypervisor::{Generation, ReplicaId};
 use replica::protocol::FromReplica;
 use rustix::event::epoll;
@@ -51,7 +51,7 @@ pub(super) enum Service {
 }
 
 /// See the module.
-pub struct Host {
+pub(crate) struct Host {
     pub(super) settings: Arc<Settings>,
     pub(super) events: Arc<Events>,
     pub(super) inlet: Inlet,
@@ -79,7 +79,7 @@ pub struct Host {
 
 impl Host {
     /// Makes everything, and starts the replicas.
-    pub fn new(config: Config, start: HostStart) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: Config, start: HostStart) -> anyhow::Result<Self> {
         let settings = Arc::new(Settings::new(config)?);
         let events = start.events;
         settings.pin_this_thread().context("choosing a core (xenstore.affinity)")?;
@@ -90,8 +90,7 @@ impl Host {
         epoll::add(&*epoll, fabric.doorbell_fd(), Token::Loop(DOORBELL).to_data(), edge)
             .context("epoll")?;
         let ticker = Ticker::new(MONITOR_PERIOD).context("making a timer")?;
-        epoll::add(&*epoll, &ticker, Token::Loop(TICKER).to_data(), edge)
-            .context("epoll")?;
+        epoll::add(&*epoll, &ticker, Token::Loop(TICKER).to_data(), edge).context("epoll")?;
         let (calls, server) = start
             .control
             .serve(Arc::clone(&events), {
@@ -151,7 +150,7 @@ impl Host {
     }
 
     /// Runs until somebody calls `down`.
-    pub fn run(&mut self) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(&mut self) -> anyhow::Result<ExitCode> {
         let mut ready = Vec::with_capacity(64);
         while !self.ending {
             let mut moved = self.take_outputs();
@@ -294,10 +293,7 @@ impl Host {
             self.events.warn(&[Tag::Host], format!("moving to core {}: {error}", better.0));
             return;
         }
-        for pid in self.group.pids() {
-            // One that ends just now need not move.
-            let _ = pin_process(pid, &[better]);
-        }
+        self.group.move_to_core();
         self.events.info(
             &[Tag::Host],
             format!("moved from core {} to core {}: {}", current.0, better.0, cores.describe()),
@@ -428,8 +424,7 @@ impl Host {
             FromReplica::Exported { ticket, snapshot } => self.exported(ticket, &snapshot),
             message => {
                 let id = self.inlet.fabric.occupant(slot);
-                let notice =
-                    self.group.heard(id, generation, message, &mut self.inlet.fabric);
+                let notice = self.group.heard(id, generation, message, &mut self.inlet.fabric);
                 self.take_notices(notice);
             }
         }
@@ -535,7 +530,7 @@ impl Host {
     }
 
     /// Ends everything that was started.
-    pub fn shut_down(&mut self) {
+    pub(crate) fn shut_down(&mut self) {
         self.front.close();
         self.waiting.refuse_all("the daemon ends");
         self.group.shut_down();

@@ -22,30 +22,30 @@ struct Used {
 
 /// What was found on disk.
 #[derive(Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// The first id that was never given.
-    pub next_id: ReplicaId,
+    pub(crate) next_id: ReplicaId,
     /// The last generation that was used.
-    pub generation: u64,
+    pub(crate) generation: u64,
     /// The replica to come back from, if there was a group before.
-    pub recover: Option<Recoverable>,
+    pub(crate) recover: Option<Recoverable>,
 }
 
 /// A replica whose disk holds the longest log.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Recoverable {
+pub(crate) struct Recoverable {
     /// Whose.
-    pub id: ReplicaId,
+    pub(crate) id: ReplicaId,
     /// The newest certificate that is known.
-    pub certificate: u32,
+    pub(crate) certificate: u32,
     /// All others its log knows.
-    pub others: Vec<ReplicaId>,
+    pub(crate) others: Vec<ReplicaId>,
     log: LogPosition,
 }
 
 impl Recoverable {
     /// The order to come back from it.
-    pub fn event(self) -> Event {
+    pub(crate) fn event(self) -> Event {
         Event::Recover { id: self.id, certificate: self.certificate, others: self.others }
     }
 }
@@ -57,7 +57,7 @@ const USED_FILE: &str = "group.json";
 /// # Errors
 /// When disks are there but none can be used: starting empty would lose what
 /// they hold.
-pub fn find(settings: &Settings, events: &Events) -> anyhow::Result<Found> {
+pub(crate) fn find(settings: &Settings, events: &Events) -> anyhow::Result<Found> {
     let none = Found { next_id: ReplicaId(1), generation: 0, recover: None };
     let Some(disks) = settings.disks() else { return Ok(none) };
     std::fs::create_dir_all(&disks).with_context(|| disks.display().to_string())?;
@@ -138,9 +138,7 @@ fn replica_disks(disks: &Path) -> anyhow::Result<Vec<(ReplicaId, PathBuf)>> {
 
 fn read_used(path: &Path) -> anyhow::Result<Used> {
     match std::fs::read(path) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
-        }
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| path.display().to_string()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Used::default()),
         Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
@@ -148,7 +146,7 @@ fn read_used(path: &Path) -> anyhow::Result<Used> {
 
 /// Writes down what was used, and removes the disks of replicas that are no
 /// more. To be called when a primary begins to serve.
-pub fn remember(settings: &Settings, events: &Events, decisions: &DecisionMaker) {
+pub(crate) fn remember(settings: &Settings, events: &Events, decisions: &DecisionMaker) {
     let Some(disks) = settings.disks() else { return };
     let used = Used {
         generation: decisions.generation().0,

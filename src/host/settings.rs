@@ -17,7 +17,7 @@ use super::front::FrontLimits;
 use crate::config::{AckPolicy, Affinity, Config, Durability};
 
 /// The name of the component, and of its directory below the state directory.
-pub const COMPONENT: &str = "xenstore";
+pub(crate) const COMPONENT: &str = "xenstore";
 
 /// A snapshot of a store may be this large.
 const MESSAGE_BYTES: usize = 1 << 30;
@@ -32,14 +32,14 @@ const ELECTION_MS: u64 = 10_000;
 /// A replica that has not come up by then is given up.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How often the monitor looks.
-pub const MONITOR_PERIOD: Duration = Duration::from_millis(10);
+pub(crate) const MONITOR_PERIOD: Duration = Duration::from_millis(10);
 
 /// See the module.
-pub struct Settings {
+pub(crate) struct Settings {
     /// This program.
-    pub exe: PathBuf,
+    pub(crate) exe: PathBuf,
     /// The configuration as it was loaded.
-    pub config: Config,
+    pub(crate) config: Config,
     /// The core that the component's threads share just now.
     core: Mutex<Option<Core>>,
 }
@@ -49,7 +49,7 @@ impl Settings {
     ///
     /// # Errors
     /// When the own program cannot be found.
-    pub fn new(config: Config) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
         let exe = std::env::current_exe().context("finding the own program")?;
         let core = match config.xenstore.affinity {
             Affinity::Off => None,
@@ -64,17 +64,17 @@ impl Settings {
     }
 
     /// The core that the component's threads share.
-    pub fn core(&self) -> Option<Core> {
+    pub(crate) fn core(&self) -> Option<Core> {
         *self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Another core is better now.
-    pub fn set_core(&self, core: Core) {
+    pub(crate) fn set_core(&self, core: Core) {
         *self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(core);
     }
 
     /// Whether the core is chosen, and may be chosen anew.
-    pub fn chooses_core(&self) -> bool {
+    pub(crate) fn chooses_core(&self) -> bool {
         self.config.xenstore.affinity == Affinity::Auto
     }
 
@@ -82,7 +82,7 @@ impl Settings {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn pin_this_thread(&self) -> std::io::Result<()> {
+    pub(crate) fn pin_this_thread(&self) -> std::io::Result<()> {
         match self.core() {
             Some(core) => pin_current_thread(&[core]),
             None => Ok(()),
@@ -90,7 +90,7 @@ impl Settings {
     }
 
     /// The sizes of the shared memory.
-    pub fn fabric(&self) -> FabricConfig {
+    pub(crate) fn fabric(&self) -> FabricConfig {
         FabricConfig {
             intake_bytes: kib(self.config.xenstore.intake_kib),
             output_bytes: kib(self.config.xenstore.output_kib),
@@ -102,7 +102,7 @@ impl Settings {
     }
 
     /// The bounds of the front door.
-    pub fn front_limits(&self) -> FrontLimits {
+    pub(crate) fn front_limits(&self) -> FrontLimits {
         let xenstore = &self.config.xenstore;
         FrontLimits {
             max_connections: xenstore.max_connections as usize,
@@ -116,7 +116,7 @@ impl Settings {
     }
 
     /// The policy of the decision maker.
-    pub fn policy(&self) -> Policy {
+    pub(crate) fn policy(&self) -> Policy {
         Policy {
             ack: match self.config.xenstore.ack {
                 AckPolicy::AllLive => decision::AckPolicy::AllLive,
@@ -128,7 +128,7 @@ impl Settings {
     }
 
     /// The acknowledgement policy as replicas know it.
-    pub fn ack(&self) -> Ack {
+    pub(crate) fn ack(&self) -> Ack {
         match self.config.xenstore.ack {
             AckPolicy::AllLive => Ack::AllLive,
             AckPolicy::Quorum => Ack::Quorum,
@@ -136,7 +136,7 @@ impl Settings {
     }
 
     /// How hangs are judged.
-    pub fn monitor(&self) -> MonitorConfig {
+    pub(crate) fn monitor(&self) -> MonitorConfig {
         MonitorConfig {
             detect_ms: self.config.monitor.detect_ms,
             starved_ms: self.config.monitor.starved_limit_ms,
@@ -145,23 +145,23 @@ impl Settings {
     }
 
     /// Whether the state outlives the replicas.
-    pub fn is_durable(&self) -> bool {
+    pub(crate) fn is_durable(&self) -> bool {
         self.config.xenstore.durability != Durability::Volatile
     }
 
     /// Where the replicas' disks are.
-    pub fn disks(&self) -> Option<PathBuf> {
+    pub(crate) fn disks(&self) -> Option<PathBuf> {
         let durable = self.is_durable();
         self.config.state_dir.as_ref().filter(|_| durable).map(|dir| dir.join(COMPONENT))
     }
 
     /// The disk of one replica.
-    pub fn disk(&self, id: ReplicaId) -> Option<PathBuf> {
+    pub(crate) fn disk(&self, id: ReplicaId) -> Option<PathBuf> {
         self.disks().map(|disks| disks.join(format!("replica-{id}")))
     }
 
     /// Where a replica's log is.
-    pub fn storage(&self, id: ReplicaId) -> Storage {
+    pub(crate) fn storage(&self, id: ReplicaId) -> Storage {
         match (self.config.xenstore.durability, self.disk(id)) {
             (Durability::Process, Some(directory)) => Storage::Process { directory },
             (Durability::Power, Some(directory)) => Storage::Power { directory },
@@ -170,27 +170,27 @@ impl Settings {
     }
 
     /// Raft's own election timeout.
-    pub fn election_ms(&self) -> u64 {
+    pub(crate) fn election_ms(&self) -> u64 {
         ELECTION_MS
     }
 
     /// When a replica that does not come up is given up.
-    pub fn start_limit(&self) -> Duration {
+    pub(crate) fn start_limit(&self) -> Duration {
         START_LIMIT
     }
 
     /// The most memory of one replica.
-    pub fn memory_bytes(&self) -> Option<u64> {
+    pub(crate) fn memory_bytes(&self) -> Option<u64> {
         Some(u64::from(self.config.limits.memory_mib) << 20)
     }
 
     /// The environment of replicas: nothing but what they log.
-    pub fn replica_env(&self) -> Vec<(OsString, OsString)> {
+    pub(crate) fn replica_env(&self) -> Vec<(OsString, OsString)> {
         vec![("RUST_BACKTRACE".into(), "0".into())]
     }
 
     /// A loss in the log.
-    pub fn describe_loss(&self, why: Loss) -> String {
+    pub(crate) fn describe_loss(&self, why: Loss) -> String {
         match (why, self.is_durable()) {
             (Loss::AllReplicas, true) => {
                 "all replicas are dead: coming back from the longest log on disk".into()

@@ -173,12 +173,7 @@ impl Client {
                     if self.under_way > 0 {
                         break Pumped::Waits;
                     }
-                    wire::error_frame(
-                        Errno::E2BIG,
-                        header.req_id,
-                        header.tx_id,
-                        &mut self.outbox,
-                    );
+                    wire::error_frame(Errno::E2BIG, header.req_id, header.tx_id, &mut self.outbox);
                     at += HEADER_LEN;
                 }
                 Step::Frame(len) => {
