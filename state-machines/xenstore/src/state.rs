@@ -10,11 +10,12 @@ use crate::decimal;
 use crate::domain::Domains;
 use crate::fair::Fair;
 use crate::graves::Graves;
+use crate::node::Node;
 use crate::path::Path;
 use crate::perms::{Caller, Perms, Rights};
 use crate::pmap::{Measured, PMap};
 use crate::quota::{Limits, Quotas};
-use crate::store::{Changed, Env, Fail, Store};
+use crate::store::{Changed, Env, Fail, Removed, Store};
 use crate::transaction::Transaction;
 use crate::tree::{Go, Order, walk};
 use crate::watch::{Match, Watch, Watches};
@@ -158,14 +159,13 @@ impl State {
         let caller = self.domains.caller(conn.domid);
         let limits = self.limits(conn.domid);
         let (store, mut env) = self.split(caller, limits);
-        let before = store.nodes();
         let (path, changed) = crate::ops::nodes::alter(store, &mut env, kind, payload)?;
         if !matches!(changed, Changed::Nothing) {
             self.touch();
             self.tell(&path, &changed, events)?;
         }
-        if let Changed::Removed(node) = changed {
-            events.graves.bury(node, before.saturating_sub(self.store.nodes()));
+        if let Changed::Removed(Removed { top, nodes }) = changed {
+            events.graves.bury(top, nodes);
         }
         Ok(())
     }
@@ -183,9 +183,9 @@ impl State {
         let mut readable: Vec<Readable<'_>> = Vec::new();
         match changed {
             Changed::Nothing => return Ok(()),
-            Changed::Removed(node) => {
+            Changed::Removed(removed) => {
                 let above = self.store.tree().find(path)?.above;
-                return self.tell_removed(path, node, above, events);
+                return self.tell_removed(path, removed, above, events);
             }
             Changed::Perms { old, generation } => readable.push((old, *generation)),
             Changed::Written => {}
@@ -207,27 +207,33 @@ impl State {
     fn tell_removed(
         &self,
         path: &Path<'_>,
-        top: &crate::node::Node,
-        above: &crate::node::Node,
+        removed: &Removed,
+        above: &Node,
         events: &mut Events<'_>,
     ) -> Result<(), Corruption> {
+        let top = &*removed.top;
+        let readable = |node: &Node, parent: &Node, fire: &mut dyn FnMut(&[Readable<'_>])| {
+            fire(&[(&**node.perms(), node.generation()), (&**parent.perms(), parent.generation())]);
+        };
+        // To look through the watches is quicker than through many nodes.
+        let few = self.watches.count() < removed.nodes;
+        let alone = removed.nodes == 1 || (few && !self.watches.any_below(path.text()));
         let mut result = Ok(());
-        walk(top, above, path.text(), path.hash(), Order::After, &mut |met| {
-            let is_top = met.path.len() == path.text().len();
-            if is_top || self.watches.any_on(met.hash) {
-                let (node, parent) = (met.node, met.parent);
-                let readable = [
-                    (&**node.perms(), node.generation()),
-                    (&**parent.perms(), parent.generation()),
-                ];
-                let mode = if is_top { Match::Subtree } else { Match::Exact };
-                match Path::absolute(met.path) {
-                    Ok(path) => self.fire(&path, mode, &readable, events),
-                    Err(_) => result = met.node.verify_at(met.hash),
+        if !alone {
+            walk(top, above, path.text(), path.hash(), Order::After, &mut |met| {
+                let is_top = met.path.len() == path.text().len();
+                if !is_top && self.watches.any_on(met.hash) {
+                    match Path::absolute(met.path) {
+                        Ok(path) => readable(met.node, met.parent, &mut |readable| {
+                            self.fire(&path, Match::Exact, readable, events);
+                        }),
+                        Err(_) => result = met.node.verify_at(met.hash),
+                    }
                 }
-            }
-            Go::On
-        });
+                Go::On
+            });
+        }
+        readable(top, above, &mut |readable| self.fire(path, Match::Subtree, readable, events));
         result
     }
 

@@ -91,7 +91,15 @@ pub(crate) enum Changed {
         generation: u64,
     },
     /// The node was removed, with everything below.
-    Removed(Arc<Node>),
+    Removed(Removed),
+}
+
+/// A removed subtree.
+#[derive(Clone, Debug)]
+pub(crate) struct Removed {
+    pub(crate) top: Arc<Node>,
+    /// Number of nodes in it.
+    pub(crate) nodes: u64,
 }
 
 /// New permissions and a new generation for a node, and what that does to its
@@ -373,7 +381,7 @@ impl Store {
     }
 
     /// Takes an existing node out, with everything below.
-    pub(crate) fn cut(&mut self, env: &mut Env<'_>, path: &Path<'_>) -> Result<Arc<Node>, Fail> {
+    pub(crate) fn cut(&mut self, env: &mut Env<'_>, path: &Path<'_>) -> Result<Removed, Fail> {
         let depth = path.len() - 1;
         let found = self.tree.find(path)?;
         let node = found.node.ok_or(Errno::ENOENT)?;
@@ -384,15 +392,17 @@ impl Store {
         let mark = Mark::new(found.above, path.hash_at(depth), perms, env.next_generation());
         let trail = found.trail;
         let parent = self.remark(path, &trail, depth, mark, digest.wrapping_neg())?;
-        let child = parent.disown(key).ok_or(Errno::ENOENT)?;
-        self.account_by(parent_owner, 0, -(child.size().cast_signed()));
-        self.unaccount(&child, path);
-        Ok(child)
+        let top = parent.disown(key).ok_or(Errno::ENOENT)?;
+        self.account_by(parent_owner, 0, -(top.size().cast_signed()));
+        let nodes = self.unaccount(&top, path);
+        Ok(Removed { top, nodes })
     }
 
-    /// Takes a removed subtree off its owners' accounts. Its content is of no use
-    /// to anybody any more and not verified: somebody may wait.
-    fn unaccount(&mut self, top: &Node, path: &Path<'_>) {
+    /// Takes a removed subtree off its owners' accounts; yields the number of its
+    /// nodes. Their content is of no use to anybody any more and not verified:
+    /// somebody may wait.
+    fn unaccount(&mut self, top: &Node, path: &Path<'_>) -> u64 {
+        let before = self.nodes();
         let mut gone: Vec<(DomId, i64, i64)> = Vec::new();
         let mut take = |node: &Node, path_len| {
             let (owner, bytes) = (node.perms().owner(), accounted(node, path_len).cast_signed());
@@ -417,6 +427,7 @@ impl Store {
         for (owner, nodes, bytes) in gone {
             self.account_by(owner, -nodes, -bytes);
         }
+        before.saturating_sub(self.nodes())
     }
 
     /// SET_PERMS, to permissions whose owner exists.

@@ -142,6 +142,14 @@ impl Watches {
         self.by_path.next_from(&from).is_some_and(|(key, _)| key.hash == hash)
     }
 
+    /// Whether any watch is on a path below this one. Looks through them all.
+    pub(crate) fn any_below(&self, path: &[u8]) -> bool {
+        let is_below = |watch: &Watch| {
+            watch.path.strip_prefix(path).is_some_and(|rest| rest.first() == Some(&b'/'))
+        };
+        !self.by_conn.visit(&mut |_, watch| !is_below(watch))
+    }
+
     /// The watches that a change of `path` fires, ordered by connection and
     /// registration.
     pub(crate) fn firing(&self, path: &Path<'_>, mode: Match) -> Vec<&Watch> {
@@ -243,6 +251,8 @@ mod tests {
         assert_eq!(fired(&watches, b"/a", Match::Subtree), [2, 3, 4]);
         assert_eq!(fired(&watches, b"/a/b/c", Match::Subtree), [2, 1]);
         assert_eq!(fired(&watches, b"/a/b", Match::Exact), [1]);
+        assert!(watches.any_below(b"/a") && !watches.any_below(b"/ab"));
+        assert!(!watches.any_below(b"/a/b"));
         let gone = watches.of(ConnId(2));
         assert_eq!(gone.len(), 3);
         for watch in gone {

@@ -158,11 +158,9 @@ fn remove_nodes(state: &mut State, domid: DomId, events: &mut Events<'_>) -> Res
             continue;
         }
         let (store, mut env) = state.split(caller, Limits::none());
-        let before = store.nodes();
-        let node = store.cut(&mut env, &path)?;
-        let removed = before.saturating_sub(store.nodes());
-        state.tell(&path, &Changed::Removed(node.clone()), events)?;
-        events.graves.bury(node, removed);
+        let removed = store.cut(&mut env, &path)?;
+        state.tell(&path, &Changed::Removed(removed.clone()), events)?;
+        events.graves.bury(removed.top, removed.nodes);
     }
     for name in [INTRODUCE_DOMAIN, RELEASE_DOMAIN] {
         let owner = state.store.tree().special(name).map(|node| node.perms().owner());

@@ -57,6 +57,23 @@ fn removal_fires_the_childrens_own_watches_first() {
 }
 
 #[test]
+fn removal_of_much_is_told_to_the_few_who_watch() {
+    let mut rig = Rig::new();
+    for number in 0..50 {
+        rig.write(alloc::format!("/a/{number}/x").as_bytes(), b"");
+    }
+    watch(&mut rig, 1, b"/", b"top");
+    rig.fired();
+    rig.ok(Rm, b"/a/7\0");
+    assert_eq!(paths(&mut rig), [b"/a/7"]);
+    watch(&mut rig, 1, b"/a/8/x", b"below");
+    watch(&mut rig, 1, b"/a/7/x", b"gone");
+    rig.fired();
+    rig.ok(Rm, b"/a\0");
+    assert_eq!(paths(&mut rig), [&b"/a/8/x"[..], b"/a"]);
+}
+
+#[test]
 fn relative_watches_see_relative_paths() {
     let mut rig = Rig::new();
     watch(&mut rig, 1, b"x", b"t");
