@@ -91,3 +91,58 @@ pub fn inputs(entry: &[u8]) -> impl Iterator<Item = Result<Logged<'_>, CodecErro
         Some(logged)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use quickcheck::QuickCheck;
+    use state_machine::ConnId;
+
+    use super::*;
+
+    fn holds(frames: Vec<(u64, Vec<u8>, bool)>) -> bool {
+        let mut batch = Batch::first();
+        let request = |conn, frame| Input::Request { conn: ConnId(conn), frame };
+        for ((conn, frame, quarantined), no) in frames.iter().zip(1..) {
+            batch.push(InputNo(no), &request(*conn, frame), *quarantined, false);
+        }
+        assert!(!batch.is_urgent());
+        assert_eq!(batch.is_empty(), frames.is_empty());
+        let (no, entry) = batch.take();
+        assert_eq!((no, batch.no(), batch.len()), (BatchNo(1), BatchNo(2), 0));
+        let read: Vec<Logged<'_>> = inputs(&entry).collect::<Result<_, _>>().unwrap();
+        let pushed = frames.iter().zip(1..).map(|((conn, frame, quarantined), no)| Logged {
+            no: InputNo(no),
+            input: request(*conn, frame),
+            quarantined: *quarantined,
+        });
+        read == pushed.collect::<Vec<_>>()
+    }
+
+    #[test]
+    fn what_was_pushed_comes_out_in_order() {
+        QuickCheck::new().quickcheck(holds as fn(Vec<(u64, Vec<u8>, bool)>) -> bool);
+    }
+
+    #[test]
+    fn a_command_makes_a_batch_urgent_and_the_next_is_not() {
+        let mut batch = Batch::first();
+        batch.push(InputNo(1), &Input::Boot, false, true);
+        assert!(batch.is_urgent());
+        batch.take();
+        assert!(!batch.is_urgent());
+    }
+
+    #[test]
+    fn any_bytes_end_with_at_most_one_error() {
+        fn survives(entry: Vec<u8>) -> bool {
+            let read: Vec<_> = inputs(&entry).collect();
+            read.iter().rev().skip(1).all(Result::is_ok)
+        }
+        QuickCheck::new().tests(2000).quickcheck(survives as fn(Vec<u8>) -> bool);
+        let mut batch = Batch::first();
+        batch.push(InputNo(1), &Input::Boot, false, true);
+        let (_, mut entry) = batch.take();
+        entry.push(0);
+        assert!(inputs(&entry).last().unwrap().is_err(), "an entry that is cut off");
+    }
+}

@@ -24,7 +24,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use consensus::{
-    Change, ChangeError, FenceEpoch, LogIndex, LogStore, Peer, PeerId, Role as PeerRole,
+    Change, ChangeError, FenceEpoch, FenceError, LogIndex, LogStore, Peer, PeerId,
+    Role as PeerRole, Term,
 };
 use hypervisor::{Generation, ReplicaId};
 use state_machine::{Class, Digest, Input, InputNo, Numbered, Output, StateMachine};
@@ -43,8 +44,12 @@ const OUTBOX_BYTES: usize = 8 * 1024 * 1024;
 const BATCHES_IN_FLIGHT: usize = 256;
 /// A learner this close to the end of the log counts as caught up.
 const CAUGHT_UP_ENTRIES: u64 = 32;
-/// Ticks after which a campaign without an outcome is repeated.
+/// Ticks after which a campaign without an outcome is repeated for the first
+/// time. After each further one it takes twice as long, so that a peer that
+/// refuses its vote gets the time to stand for election itself.
 const CAMPAIGN_TICKS: u32 = 2;
+/// The longest such wait, in ticks.
+const CAMPAIGN_TICKS_MAX: u32 = 1024;
 /// Digests are published at log indexes divisible by this, so that replicas
 /// publish at the same ones.
 const DIGEST_EVERY: u64 = 16;
@@ -126,15 +131,21 @@ pub struct Replica<M: StateMachine> {
     applied: LogIndex,
     outbox: Outbox,
     changes: VecDeque<Change>,
+    /// The change that is in the log and not applied: what the next one begins
+    /// with is not known before.
+    change_under_way: Option<LogIndex>,
     learners_behind: BTreeSet<ReplicaId>,
     membership_changed: bool,
     membership_told: Option<FromReplica>,
     freeze_wanted: Option<Purpose>,
     /// From freezing the state for the log until the log has the snapshot.
     snapshot_under_way: bool,
-    /// An encoded snapshot of state that is not committed yet.
-    early_snapshot: Option<(LogIndex, Vec<u8>)>,
+    /// An encoded snapshot of state that may not be committed yet.
+    early_snapshot: Option<(Purpose, LogIndex, Vec<u8>)>,
+    /// The term that it leads.
+    led_term: Option<Term>,
     campaign_ticks: u32,
+    campaign_patience: u32,
     became_primary: bool,
     commit_announced: LogIndex,
     scratch: Vec<Output>,
@@ -176,13 +187,16 @@ impl<M: StateMachine> Replica<M> {
             applied: LogIndex(0),
             outbox: Outbox::default(),
             changes: VecDeque::new(),
+            change_under_way: None,
             learners_behind: BTreeSet::new(),
             membership_changed: false,
             membership_told: None,
             freeze_wanted: None,
             snapshot_under_way: false,
             early_snapshot: None,
+            led_term: None,
             campaign_ticks: 0,
+            campaign_patience: CAMPAIGN_TICKS,
             became_primary: false,
             commit_announced: LogIndex(0),
             scratch: Vec::new(),
@@ -255,8 +269,8 @@ impl<M: StateMachine> Replica<M> {
             ToReplica::Promote { generation, quarantine } if generation == self.generation => {
                 self.quarantine = quarantine.into_iter().collect();
                 self.role = Role::Campaigning;
-                self.campaign_ticks = 0;
-                self.peer.campaign()?;
+                self.campaign_patience = CAMPAIGN_TICKS;
+                self.campaign()?;
             }
             ToReplica::Drain if self.role == Role::Primary => self.role = Role::Draining,
             ToReplica::AddLearner(id) => {
@@ -291,7 +305,11 @@ impl<M: StateMachine> Replica<M> {
         for id in fenced {
             self.learners_behind.remove(id);
         }
-        self.peer.fence(certificate, &dead)?;
+        match self.peer.fence(certificate, &dead) {
+            // As far as this replica knows; the host knows whether it is so.
+            Ok(()) | Err(FenceError::QuorumLost { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
         self.membership_changed = true;
         if generation > self.generation {
             match self.role {
@@ -302,8 +320,17 @@ impl<M: StateMachine> Replica<M> {
             self.role = Role::Standby;
             self.generation = generation;
             self.changes.clear();
+            self.learners_behind.clear();
+        } else if self.role == Role::Campaigning {
+            // With the certificate, a campaign begun before it was given up.
+            self.campaign()?;
         }
         Ok(())
+    }
+
+    fn campaign(&mut self) -> Result<(), Fatal> {
+        self.campaign_ticks = 0;
+        Ok(self.peer.campaign()?)
     }
 
     /// Takes a consensus message of another replica. What makes no sense is
@@ -322,9 +349,9 @@ impl<M: StateMachine> Replica<M> {
         self.peer.tick();
         if self.role == Role::Campaigning {
             self.campaign_ticks += 1;
-            if self.campaign_ticks >= CAMPAIGN_TICKS {
-                self.campaign_ticks = 0;
-                self.peer.campaign()?;
+            if self.campaign_ticks >= self.campaign_patience {
+                self.campaign_patience = (self.campaign_patience * 2).min(CAMPAIGN_TICKS_MAX);
+                self.campaign()?;
             }
         }
         Ok(())
@@ -374,7 +401,10 @@ impl<M: StateMachine> Replica<M> {
     /// more.
     fn batch_is_due(&self, idle: bool) -> bool {
         !self.batch.is_empty()
-            && (idle || self.batch.is_urgent() || self.batch.len() >= BATCH_BYTES)
+            && (idle
+                || self.batch.is_urgent()
+                || self.batch.len() >= BATCH_BYTES
+                || self.role == Role::Draining)
     }
 
     /// Proposes, persists, sends, applies, releases. Call it after events were
@@ -412,13 +442,11 @@ impl<M: StateMachine> Replica<M> {
             moved = true;
             self.commit(entry.index, &entry.data, link)?;
         }
-        if let Some(role) = actions.role {
-            self.peer_role(role)?;
-        }
+        self.follow_peer()?;
         if actions.snapshot_wanted && !self.snapshot_under_way && self.freeze_wanted.is_none() {
             self.freeze_wanted = Some(Purpose::Log);
         }
-        self.offer_early_snapshot();
+        self.take_up_snapshot(link);
         moved |= self.release(link)?;
         self.tell_host(link);
         Ok(moved)
@@ -433,7 +461,7 @@ impl<M: StateMachine> Replica<M> {
         let index = self.peer.propose(entry)?;
         self.in_flight.push_back((no, index));
         self.applied = index;
-        self.show_digest(index.0 % DIGEST_EVERY == 0, link);
+        self.show_digest(index.0.is_multiple_of(DIGEST_EVERY), link);
         Ok(true)
     }
 
@@ -457,14 +485,10 @@ impl<M: StateMachine> Replica<M> {
         Ok(())
     }
 
-    fn commit(
-        &mut self,
-        index: LogIndex,
-        entry: &[u8],
-        link: &mut dyn Link,
-    ) -> Result<(), Fatal> {
+    fn commit(&mut self, index: LogIndex, entry: &[u8], link: &mut dyn Link) -> Result<(), Fatal> {
         if entry.is_empty() {
             self.membership_changed = true;
+            self.change_under_way.take_if(|at| *at <= index);
         }
         if !self.leads() {
             for logged in batch::inputs(entry) {
@@ -484,21 +508,25 @@ impl<M: StateMachine> Replica<M> {
         self.applied = self.applied.max(index);
         self.peer.applied(index);
         if !self.leads() {
-            self.show_digest(index.0 % DIGEST_EVERY == 0, link);
+            self.show_digest(index.0.is_multiple_of(DIGEST_EVERY), link);
         }
         Ok(())
     }
 
-    fn peer_role(&mut self, role: PeerRole) -> Result<(), Fatal> {
-        match (role, self.role) {
-            (PeerRole::Leader, Role::Campaigning) => {
-                let (barrier, _) = self.peer.log_end();
-                self.role = Role::Finishing { barrier };
-            }
-            (PeerRole::Leader, _) => {}
-            (_, Role::Primary | Role::Draining) => return Err(Fatal::Deposed),
-            (_, Role::Finishing { .. }) => self.role = Role::Campaigning,
+    /// Plays its part as the peer leads or does not. The term counts: a peer may
+    /// have lost the lead and won it again since the last look.
+    fn follow_peer(&mut self) -> Result<(), Fatal> {
+        let led = self.peer.is_leader().then(|| self.peer.term());
+        let changed = std::mem::replace(&mut self.led_term, led) != led;
+        match self.role {
+            Role::Primary | Role::Draining if changed => return Err(Fatal::Deposed),
+            Role::Finishing { .. } if changed => self.role = Role::Campaigning,
             _ => {}
+        }
+        // It may have led before: it drained, or stood for election by itself.
+        if led.is_some() && self.role == Role::Campaigning {
+            let (barrier, _) = self.peer.log_end();
+            self.role = Role::Finishing { barrier };
         }
         Ok(())
     }
@@ -521,7 +549,9 @@ impl<M: StateMachine> Replica<M> {
             Role::Draining
                 if self.batch.is_empty()
                     && self.in_flight.is_empty()
-                    && self.outbox.nothing_held() =>
+                    && self.outbox.nothing_held()
+                    // Or the one that takes over would have the shorter log.
+                    && released == self.peer.log_end().0 =>
             {
                 self.role = Role::Drained;
                 self.say(&FromReplica::Drained, link);
@@ -539,6 +569,7 @@ impl<M: StateMachine> Replica<M> {
         self.batch = Batch::first();
         self.last_command = BatchNo(0);
         self.in_flight.clear();
+        self.change_under_way = None;
         self.membership_changed = true;
         self.membership_told = None;
         let promoted = FromReplica::Promoted {
@@ -608,13 +639,26 @@ impl<M: StateMachine> Replica<M> {
     /// Proposes the next membership change; one at a time, in order. What is
     /// refused because another is under way is asked again in a later turn.
     fn request_change(&mut self) {
-        if !self.leads() {
+        if self.role != Role::Primary || self.change_under_way.is_some() {
             return;
         }
-        let Some(change) = self.changes.front() else { return };
-        match self.peer.change(*change) {
-            Ok(_) => {
+        let Some(&change) = self.changes.front() else { return };
+        let changed = match change {
+            // Consensus would take its vote.
+            Change::AddLearner(id) if self.peer.progress(id).is_some_and(|peer| peer.is_voter) => {
+                Err(ChangeError::WrongRole(id))
+            }
+            change => self.peer.change(change),
+        };
+        match changed {
+            Ok(index) => {
                 self.changes.pop_front();
+                self.change_under_way = Some(index);
+            }
+            Err(ChangeError::Behind { matched, last }) if matched == last => {
+                // It comes from a snapshot, and raft goes on probing until there
+                // is something to send.
+                let _ = self.peer.propose(Vec::new());
             }
             Err(ChangeError::InFlight | ChangeError::Behind { .. }) => {}
             // It was done before; the host only needs to be told.
@@ -634,7 +678,7 @@ impl<M: StateMachine> Replica<M> {
     /// The frozen state that is to be encoded, if a snapshot is wanted. Encoding
     /// takes long and goes elsewhere; see [`Self::on_encoded`].
     pub fn take_frozen(&mut self, watermarks: Watermarks) -> Option<Frozen<M>> {
-        if !self.batch.is_empty() {
+        if !self.batch.is_empty() || self.early_snapshot.is_some() {
             return None;
         }
         let purpose = self.freeze_wanted.take()?;
@@ -648,32 +692,29 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Takes an encoded snapshot back.
-    pub fn on_encoded(
-        &mut self,
-        purpose: Purpose,
-        index: LogIndex,
-        bytes: Vec<u8>,
-        link: &mut dyn Link,
-    ) {
-        match purpose {
-            Purpose::Log => self.early_snapshot = Some((index, bytes)),
-            Purpose::Export { ticket } => {
-                self.say(&FromReplica::Exported { ticket, snapshot: bytes }, link);
-            }
-        }
+    pub fn on_encoded(&mut self, purpose: Purpose, index: LogIndex, bytes: Vec<u8>) {
+        self.early_snapshot = Some((purpose, index, bytes));
     }
 
     /// The primary's state runs ahead of the log: a snapshot of it counts only
     /// once the log has caught up.
-    fn offer_early_snapshot(&mut self) {
+    fn take_up_snapshot(&mut self, link: &mut dyn Link) {
         let commit = self.peer.released();
-        if self.early_snapshot.as_ref().is_some_and(|(index, _)| *index <= commit)
-            && let Some((index, bytes)) = self.early_snapshot.take()
-        {
-            self.snapshot_under_way = false;
-            if let Err(error) = self.peer.offer_snapshot(index, bytes) {
-                // Too old by now; consensus asks again if it needs one.
-                tracing::debug!(%error, "a snapshot was of no use");
+        let Some((purpose, index, bytes)) =
+            self.early_snapshot.take_if(|(_, index, _)| *index <= commit)
+        else {
+            return;
+        };
+        match purpose {
+            Purpose::Export { ticket } => {
+                self.say(&FromReplica::Exported { ticket, snapshot: bytes }, link);
+            }
+            Purpose::Log => {
+                self.snapshot_under_way = false;
+                if let Err(error) = self.peer.offer_snapshot(index, bytes) {
+                    // Too old by now; consensus asks again if it needs one.
+                    tracing::debug!(%error, "a snapshot was of no use");
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Encodes snapshots in a thread of its own, so that clients do not wait for it.
 
 use consensus::LogIndex;
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use state_machine::StateMachine;
 
 use crate::error::Fatal;
@@ -50,9 +50,6 @@ impl<M: StateMachine + 'static> Encoder<M> {
 
     /// The encoded snapshot, when it is ready.
     pub(crate) fn take(&self) -> Option<Encoded> {
-        match self.encoded.try_recv() {
-            Ok(encoded) => Some(encoded),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.encoded.try_recv().ok()
     }
 }

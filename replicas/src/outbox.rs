@@ -138,12 +138,7 @@ impl Outbox {
     }
 
     /// As primary: takes the answer to a query that saw the state of `release`.
-    pub fn answer(
-        &mut self,
-        release: BatchNo,
-        output: Output,
-        emit: &mut dyn FnMut(Emission<'_>),
-    ) {
+    pub fn answer(&mut self, release: BatchNo, output: Output, emit: &mut dyn FnMut(Emission<'_>)) {
         if release <= self.released && !self.must_queue(&output) {
             emit(Emission::Output(&output));
         } else {
@@ -213,3 +208,6 @@ impl Outbox {
         self.kept.iter().chain(held).filter(|o| !watermarks.passed(o)).cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

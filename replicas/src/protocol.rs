@@ -166,10 +166,7 @@ impl ToReplica {
                 certificate: reader.u32()?,
                 fenced: take_ids(&mut reader, ReplicaId)?,
             },
-            1 => Self::Introduce {
-                id: ReplicaId(reader.u64()?),
-                slot: slot(reader.u8()?)?,
-            },
+            1 => Self::Introduce { id: ReplicaId(reader.u64()?), slot: slot(reader.u8()?)? },
             2 => Self::Promote {
                 generation: Generation(reader.u64()?),
                 quarantine: take_ids(&mut reader, InputNo)?,
@@ -268,3 +265,6 @@ pub fn peer_id(id: ReplicaId) -> PeerId {
 pub fn replica_id(id: PeerId) -> ReplicaId {
     ReplicaId(id.0)
 }
+
+#[cfg(test)]
+mod tests;
