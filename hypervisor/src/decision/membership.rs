@@ -89,10 +89,12 @@ impl DecisionMaker {
             if self.policy.ack == AckPolicy::AllLive || self.dead_logged_voters() == 0 {
                 self.shrink(primary, todo);
             }
-        } else if voters < wanted && arriving == 0 && (self.policy.rebuild || self.owed > 0) {
-            if self.spawn(SpawnMode::Join, todo) {
-                self.owed = self.owed.saturating_sub(1);
-            }
+        } else if voters < wanted
+            && arriving == 0
+            && (self.policy.rebuild || self.owed > 0)
+            && self.spawn(SpawnMode::Join, todo)
+        {
+            self.owed = self.owed.saturating_sub(1);
         }
     }
 
