@@ -1,7 +1,7 @@
 //! Random steps: mostly sensible requests on a small tree, so that clients meet
 //! each other, with every kind of nonsense in between.
 
-use xenstore::wire::MessageType as Type;
+use xenstore::wire::{MAX_PAYLOAD, MessageType as Type};
 
 use super::CONNECTIONS;
 use super::op::{Act, ConnAt, Op, TxHandle, TxRef};
@@ -74,7 +74,9 @@ impl Generator {
             1..=60 if !own.is_empty() => TxRef::Open(*self.rng.pick(own)),
             _ => TxRef::None,
         };
-        let (kind, payload) = self.request(conn, tx);
+        let (kind, mut payload) = self.request(conn, tx);
+        // More closes the connection to C.
+        payload.truncate(MAX_PAYLOAD);
         let act = Act::Request { kind, tx, payload };
         Op { conn, act }
     }

@@ -4,6 +4,7 @@
 
 use xenstore::wire::MessageType as Type;
 
+use super::SPARE_DOMID;
 use super::endpoint::Answer;
 use super::op::Op;
 
@@ -116,6 +117,19 @@ pub const RULES: &[Rule] = &[
                 && answered.theirs.is_error("ENOENT")
         },
     },
+    Rule {
+        name: "not-introduced",
+        reason: "C asks the hypervisor which domains exist; we know those that were introduced, so \
+                 that nodes cannot be given to the spare one before",
+        desync: true,
+        applies: |answered| {
+            let mut strings = answered.op.payload().split(|byte| *byte == 0);
+            let owner = strings.nth(1).unwrap_or(b"");
+            answered.op.kind() == Some(Type::SetPerms)
+                && owner.get(1..) == Some(SPARE_DOMID.to_string().as_bytes())
+                && answered.ours.is_error("ENOENT")
+        },
+    },
 ];
 
 /// Differences that are found otherwise than by comparing two answers.
@@ -147,6 +161,10 @@ pub mod special {
         MET_CHANGES = "met-changes", true,
             "a transaction whose changes met those of others may come before or after them, or \
              not at all: C judges by what was touched last, we by the state at its start";
+        /// A guest is told of another part of a commit.
+        COMMIT_PERMISSIONS = "commit-permissions", false,
+            "C judges whether a guest may know of a node while it commits node by node, we by the \
+             permissions that the whole commit leaves";
         /// The same children in another order.
         DIRECTORY_ORDER = "directory-order", false,
             "C lists children in the order of their creation, we by name";

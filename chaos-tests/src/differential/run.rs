@@ -92,6 +92,8 @@ struct Run<'a> {
     ops: Vec<Op>,
     report: Report,
     desync: bool,
+    /// The last commit changed permissions.
+    set_perms: bool,
 }
 
 type Step<T> = Result<T, Box<Failure>>;
@@ -105,6 +107,7 @@ impl<'a> Run<'a> {
             ops: Vec::new(),
             report: Report::default(),
             desync: false,
+            set_perms: false,
         };
         run.lay_out()?;
         Ok(run)
@@ -348,6 +351,8 @@ impl<'a> Run<'a> {
             };
         }
         let disturbed = self.changes.len() > tx.since;
+        let set_perms = Type::SetPerms.to_u32();
+        self.set_perms = tx.requests.iter().any(|(kind, ..)| *kind == set_perms);
         // Changes that met those of others may have come before or after them.
         let met = tx.torn || self.meets_others(&tx);
         let answers = self.both(conn, end, tx.ids, b"T\0");
@@ -426,6 +431,11 @@ impl<'a> Run<'a> {
             }
             if op.kind().is_some_and(fires_several) && sorted(ours_once) == sorted(theirs_once) {
                 self.count(special::EVENT_ORDER);
+                continue;
+            }
+            let commits = op.kind() == Some(Type::TransactionEnd);
+            if commits && self.set_perms && CONNECTIONS[conn].domid != 0 {
+                self.count(special::COMMIT_PERMISSIONS);
                 continue;
             }
             let class = format!("events of {:?}", op.kind());
