@@ -7,7 +7,11 @@ mod host;
 mod machine;
 mod world;
 
-use consensus::AckPolicy;
+use consensus::{AckPolicy, Peer, PeerConfig, PeerId};
+use hypervisor::{Generation, ReplicaId};
+use machine::Board;
+use replica::core::Replica;
+use replica::protocol::ToReplica;
 use world::World;
 
 /// What has happened, so that a test that tests nothing is noticed.
@@ -58,4 +62,34 @@ fn all_live_groups_lose_nothing_and_repeat_nothing() {
 #[test]
 fn quorum_groups_lose_nothing_and_repeat_nothing() {
     run_all(AckPolicy::Quorum, 3..=5, 80);
+}
+
+/// Consensus takes it for a wish to demote.
+#[test]
+fn asking_for_a_member_again_does_not_take_its_vote() {
+    for seed in 0..10 {
+        let mut world = World::new(seed, AckPolicy::AllLive, 3);
+        world.heal();
+        world.ask_again_for_members();
+        while world.logged() == 0 {
+            world.step();
+        }
+        world.heal();
+        assert_eq!(world.logged(), 3);
+    }
+}
+
+/// It may lack the entries that made the dead members of the past.
+#[test]
+fn a_replica_that_misses_a_quorum_leaves_the_judgement_to_the_host() {
+    let config = PeerConfig { ack: AckPolicy::Quorum, ..PeerConfig::new(PeerId(1)) };
+    let peer = Peer::bootstrap(config, &[PeerId(1), PeerId(2), PeerId(3)]).expect("sound");
+    let mut replica = Replica::<Board>::new(ReplicaId(1), peer);
+    let isolate = ToReplica::Isolate {
+        generation: Generation(2),
+        certificate: 2,
+        fenced: vec![ReplicaId(2), ReplicaId(3)],
+    };
+    replica.on_control(isolate).expect("it goes on");
+    assert_eq!(replica.progress().generation, Generation(2));
 }

@@ -459,19 +459,16 @@ impl World {
 
     fn trouble(&mut self) {
         let living: Vec<_> = self.nodes.keys().copied().collect();
+        let one = self.chance.pick(&living);
         match self.chance.below(8) {
-            0..3 => {
-                if self.maker.primary().is_some_and(|id| self.may_kill(id)) {
-                    self.fuse = Some(self.chance.below(12));
-                }
-            }
+            0..3 => self.fuse = Some(self.chance.below(12)),
             3 => {
-                if let Some(id) = self.chance.pick(&living).filter(|id| self.may_kill(*id)) {
+                if let Some(id) = one.filter(|id| self.may_kill(*id)) {
                     self.fail(id, Cause::Hung, None);
                 }
             }
             4 | 5 => {
-                if let Some(id) = self.chance.pick(&living) {
+                if let Some(id) = one {
                     self.decide(Event::OperatorPromote { id });
                 }
             }
@@ -481,16 +478,29 @@ impl World {
                 let replication_factor = u8::try_from(wanted.max(least)).expect("small");
                 self.decide(Event::OperatorScale { replication_factor });
             }
-            7 if self.is_whole()
-                && self.survivors().len() > 1
-                && self.ack == AckPolicy::AllLive =>
-            {
-                if self.fuse.is_none() && self.poison.is_none() {
-                    self.poison = Some(self.host.admit(&Input::Poison));
-                }
-            }
+            7 if self.may_poison() => self.poison = Some(self.host.admit(&Input::Poison)),
             _ => {}
         }
+    }
+
+    fn may_poison(&self) -> bool {
+        let is_free = self.poison.is_none() && self.fuse.is_none();
+        let can_bear = self.ack == AckPolicy::AllLive && self.survivors().len() > 1;
+        is_free && can_bear && self.is_whole()
+    }
+
+    /// Asks the primary to add members that have their votes as learners.
+    pub(crate) fn ask_again_for_members(&mut self) {
+        let Some(primary) = self.maker.primary() else { return };
+        for id in self.survivors().into_iter().filter(|id| *id != primary) {
+            self.tell(primary, ToReplica::AddLearner(id));
+        }
+        self.logged.clear();
+    }
+
+    /// How many voters the primary told of last.
+    pub(crate) fn logged(&self) -> usize {
+        self.logged.len()
     }
 
     pub(crate) fn step(&mut self) {
