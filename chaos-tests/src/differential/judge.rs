@@ -93,12 +93,17 @@ pub(super) fn related(a: &[u8], b: &[u8]) -> bool {
         let rest = inner.strip_prefix(outer);
         rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || outer == b"/")
     };
-    within(a, b) || within(b, a) || !ALWAYS_THERE.contains(&common_ancestor(a, b))
+    within(a, b) || within(b, a) || !is_always_there(common_ancestor(a, b))
 }
 
 /// Nodes that every run begins with.
 const ALWAYS_THERE: [&[u8]; 7] =
     [b"", b"/t", b"/t/both", b"/local", b"/local/domain", b"/local/domain/1", b"/local/domain/2"];
+
+/// Whether every run begins with this node.
+pub(super) fn is_always_there(path: &[u8]) -> bool {
+    ALWAYS_THERE.contains(&path)
+}
 
 /// The deepest node that both paths lie below.
 fn common_ancestor<'a>(a: &'a [u8], b: &[u8]) -> &'a [u8] {

@@ -36,10 +36,6 @@ pub(super) fn explain(answered: &Answered<'_>) -> Option<&'static Rule> {
     RULES.iter().find(|rule| (rule.applies)(answered))
 }
 
-fn both_refuse(answered: &Answered<'_>) -> bool {
-    matches!(answered.ours, Answer::Error(_)) && matches!(answered.theirs, Answer::Error(_))
-}
-
 /// The rules, the special ones first.
 pub const RULES: &[Rule] = &[
     Rule {
@@ -61,16 +57,12 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "special-permissions",
-        reason: "C of 4.17 does not tell the permissions of an @ path, and refuses to set those of \
-                 an unknown one with whatever error it met last",
+        reason: "C of 4.17 does not tell the permissions of an @ path",
         desync: false,
         applies: |answered| {
-            answered.op.payload().starts_with(b"@")
-                && match answered.op.kind() {
-                    Some(Type::GetPerms) => answered.theirs.is_error("EINVAL"),
-                    Some(Type::SetPerms) => both_refuse(answered),
-                    _ => false,
-                }
+            answered.op.kind() == Some(Type::GetPerms)
+                && answered.op.payload().starts_with(b"@")
+                && answered.theirs.is_error("EINVAL")
         },
     },
     Rule {

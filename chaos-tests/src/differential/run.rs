@@ -8,7 +8,8 @@ use super::CONNECTIONS;
 use super::endpoint::{Answer, Endpoint, EndpointError};
 use super::generate::Generator;
 use super::judge::{
-    absolute, class_of, fires_several, is_change, may_fire, once, related, sort_both, sorted, tx_id,
+    absolute, class_of, fires_several, is_always_there, is_change, may_fire, once, related,
+    sort_both, sorted, tx_id,
 };
 use super::op::{Act, ConnAt, Op, TxHandle, TxRef};
 use super::report::{Failure, Report};
@@ -73,13 +74,12 @@ struct OpenTx {
 }
 
 impl OpenTx {
-    fn changed_paths(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+    fn changes(&self) -> impl Iterator<Item = (Type, Vec<u8>)> + '_ {
         let domid = CONNECTIONS[self.conn].domid;
-        let granted = self
-            .requests
-            .iter()
-            .filter(|(kind, _, granted)| *granted && Type::from_u32(*kind).is_some_and(is_change));
-        granted.map(move |(_, payload, _)| absolute(domid, payload))
+        self.requests.iter().filter_map(move |(kind, payload, granted)| {
+            let kind = Type::from_u32(*kind).filter(|kind| *granted && is_change(*kind))?;
+            Some((kind, absolute(domid, payload)))
+        })
     }
 }
 
@@ -92,6 +92,8 @@ struct Run<'a> {
     ops: Vec<Op>,
     report: Report,
     desync: bool,
+    /// A node that runs rely on was removed.
+    uprooted: bool,
     /// The last commit changed permissions.
     set_perms: bool,
 }
@@ -107,6 +109,7 @@ impl<'a> Run<'a> {
             ops: Vec::new(),
             report: Report::default(),
             desync: false,
+            uprooted: false,
             set_perms: false,
         };
         run.lay_out()?;
@@ -132,7 +135,11 @@ impl<'a> Run<'a> {
                 side.request(tx.conn, Type::TransactionEnd.to_u32(), id, b"F\0");
             }
         }
-        let layout: [(Type, &[u8]); 13] = [
+        let layout: [(Type, &[u8]); 17] = [
+            (Type::Write, b"/\0"),
+            (Type::SetPerms, b"/\0r0\0"),
+            (Type::SetPerms, b"@introduceDomain\0n0\0"),
+            (Type::SetPerms, b"@releaseDomain\0n0\0"),
             (Type::Rm, b"/t\0"),
             (Type::Rm, b"/local\0"),
             (Type::Mkdir, b"/t\0"),
@@ -163,7 +170,7 @@ impl<'a> Run<'a> {
             }
         }
         self.changes.push(b"/".to_vec());
-        self.desync = false;
+        (self.desync, self.uprooted) = (false, false);
         Ok(())
     }
 
@@ -210,7 +217,7 @@ impl<'a> Run<'a> {
         if may_fire(&op) {
             self.compare_events(&op)?;
         }
-        if self.desync {
+        if self.desync || self.uprooted {
             self.lay_out()?;
         } else if self.report.steps.is_multiple_of(COMPARE_EVERY) {
             self.compare_stores()?;
@@ -295,6 +302,7 @@ impl<'a> Run<'a> {
                 open.requests.push((kind, payload.to_vec(), granted));
             }
         } else if granted && changes && tx == TxRef::None {
+            self.uproots(op.kind(), &path);
             self.changes.push(path);
         } else if granted && op.kind() == Some(Type::ResetWatches) {
             self.open.retain(|_, tx| tx.conn != op.conn);
@@ -373,15 +381,23 @@ impl<'a> Run<'a> {
             }
         }
         if answers.iter().any(Answer::is_ok) {
-            self.changes.extend(tx.changed_paths());
+            for (kind, path) in tx.changes() {
+                self.uproots(Some(kind), &path);
+                self.changes.push(path);
+            }
         }
         Ok(())
+    }
+
+    /// Has the store laid out anew when a node that runs rely on was removed.
+    fn uproots(&mut self, kind: Option<Type>, path: &[u8]) {
+        self.uprooted |= kind == Some(Type::Rm) && is_always_there(path);
     }
 
     /// Whether others changed what a transaction changes, while it was open.
     fn meets_others(&self, tx: &OpenTx) -> bool {
         let since = &self.changes[tx.since..];
-        tx.changed_paths().any(|path| since.iter().any(|change| related(change, &path)))
+        tx.changes().any(|(_, path)| since.iter().any(|change| related(change, &path)))
     }
 
     /// Runs a transaction again on the side that refused to commit it, so that
