@@ -177,7 +177,9 @@ impl State {
         changed: &Changed,
         events: &mut Events<'_>,
     ) -> Result<(), Corruption> {
-        if self.watches.is_empty() {
+        // An event on a special path says that a domain has come or gone, and
+        // never that its permissions have changed.
+        if self.watches.is_empty() || path.is_special() {
             return Ok(());
         }
         let mut readable: Vec<Readable<'_>> = Vec::new();
@@ -294,8 +296,8 @@ impl State {
     /// Fires the watches on a special event about a domain.
     pub(crate) fn fire_special(&self, name: &[u8], domid: DomId, events: &mut Events<'_>) {
         let Some(node) = self.store.tree().special(name) else { return };
-        let root = self.store.tree().root();
-        let readable = [(&**node.perms(), node.generation()), (&**root.perms(), root.generation())];
+        // Special nodes have no parent: who reads the root may not know of them.
+        let readable = [(&**node.perms(), node.generation())];
         let mut text = name.to_vec();
         let special = |text: &[u8]| Path::parse(text, DomId(0), None, true).map(Path::into_owned);
         if let Ok(path) = special(&text) {

@@ -126,10 +126,13 @@ pub(crate) struct Store {
     owned: PMap<DomId, Owned>,
 }
 
+/// Size of the header of a node's record in Xen's daemon, bytes.
+const RECORD_HEADER: u64 = 24;
+
 /// Bytes that a node is accounted for besides what is below: Xen's record
 /// header, permissions and value.
 fn own_bytes(perms: &Perms, value: &[u8]) -> u64 {
-    16 + 8 * perms.entries().len() as u64 + value.len() as u64
+    RECORD_HEADER + 8 * perms.entries().len() as u64 + value.len() as u64
 }
 
 /// Bytes that a node at a path of `path_len` bytes is accounted for.

@@ -204,6 +204,10 @@ fn tell(
     let mut place: BTreeMap<u64, usize> = BTreeMap::new();
     for (operation, changed) in operations.iter().zip(changes) {
         let Some(path) = path_of(operation, conn) else { continue };
+        // As outside of transactions, see `State::tell`.
+        if path.is_special() {
+            continue;
+        }
         let at = *place.entry(path.hash()).or_insert(paths.len());
         if at == paths.len() {
             paths.push((path.clone(), None));

@@ -213,7 +213,7 @@ fn an_open_transaction_survives_in_a_snapshot() {
     assert_eq!(rig.ask(1, Directory, two, b"/a\0"), Ok(Vec::new()));
     rig.fired();
     assert_eq!(rig.commit(1, one), Ok(()));
-    assert_eq!(rig.fired().len(), 2, "@releaseDomain is not below /");
+    assert_eq!(rig.fired().len(), 2, "none for @releaseDomain");
     assert_eq!(rig.read(b"/new/node"), Ok(b"3".to_vec()));
     assert_eq!(rig.commit(1, two), Ok(()));
     assert_eq!(rig.ask(1, Directory, 0, b"/a\0"), Ok(Vec::new()));

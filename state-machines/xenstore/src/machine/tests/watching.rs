@@ -211,3 +211,42 @@ fn domains_come_and_go() {
     rig.ok(Release, b"5\0");
     assert_eq!(paths(&mut rig), [&b"@releaseDomain"[..], b"@releaseDomain/5"]);
 }
+
+/// An event on a special path makes tools look for domains, so that new
+/// permissions of it fire nothing.
+#[test]
+fn permissions_of_special_paths_are_set_in_silence() {
+    let mut rig = Rig::new();
+    rig.introduce(5, 5);
+    for path in [&b"@introduceDomain"[..], b"@releaseDomain", b"/"] {
+        watch(&mut rig, 1, path, b"t");
+    }
+    rig.fired();
+    rig.ok(SetPerms, b"@introduceDomain\0n5\0");
+    assert_eq!(rig.fired(), []);
+    let tx = rig.start(1);
+    rig.ask(1, SetPerms, tx, b"@releaseDomain\0n5\0").expect("allowed");
+    rig.ask(1, Write, tx, b"/a\0x").expect("allowed");
+    rig.commit(1, tx).expect("no conflict");
+    assert_eq!(paths(&mut rig), [b"/a"]);
+    assert_eq!(rig.ask(1, GetPerms, 0, b"@releaseDomain\0"), Ok(b"n5\0".to_vec()));
+}
+
+/// Special paths are not below `/`, whose permissions do not count for them.
+#[test]
+fn who_reads_the_root_is_not_told_of_domains() {
+    let mut rig = Rig::new();
+    rig.introduce(5, 5);
+    rig.ok(SetPerms, b"/\0n5\0b0\0");
+    for path in [&b"@introduceDomain"[..], b"@releaseDomain"] {
+        watch(&mut rig, 5, path, b"t");
+    }
+    rig.fired();
+    rig.introduce(6, 6);
+    rig.ok(Release, b"6\0");
+    assert_eq!(rig.fired(), []);
+    rig.ok(SetPerms, b"@introduceDomain\0n0\0r5\0");
+    rig.introduce(6, 6);
+    rig.ok(Release, b"6\0");
+    assert_eq!(rig.fired(), [(5, b"@introduceDomain".to_vec(), b"t".to_vec())]);
+}
