@@ -88,7 +88,7 @@ pub struct Quotas {
     pub outstanding: u32,
     /// Memory used, bytes.
     pub memory: u32,
-    /// Length of an absolute path, bytes.
+    /// Length of a path, without `/local/domain/N/`, bytes.
     pub path_max: u32,
 }
 
@@ -198,8 +198,8 @@ impl Default for Config {
                     transactions: 10,
                     transaction_nodes: 1024,
                     outstanding: 20,
-                    memory: 2 * 1024 * 1024 + 512,
-                    path_max: 3072,
+                    memory: 2 * 1024 * 1024 + 512 * 1024,
+                    path_max: 2048,
                 },
             },
             monitor: MonitorConfig { beat_ms: 20, detect_ms: 50, starved_limit_ms: 5000 },

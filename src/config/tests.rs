@@ -227,3 +227,19 @@ quickcheck! {
         Fixture::new(&shown).load().config == config
     }
 }
+
+#[test]
+fn default_quotas_are_those_of_a_new_store() {
+    let quotas = Config::default().xenstore.quotas;
+    for quota in xenstore::Quota::ALL {
+        // Later versions of Xen have this name for it.
+        let name = match quota {
+            xenstore::Quota::Permissions => "node-permissions",
+            quota => quota.name(),
+        };
+        let by_name = quotas.by_name();
+        let ours = by_name.iter().find(|(ours, _)| *ours == name);
+        assert_eq!(ours, Some(&(name, quota.default_value())));
+    }
+    assert_eq!(quotas.by_name().len(), xenstore::Quota::ALL.len());
+}
