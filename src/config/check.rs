@@ -12,6 +12,11 @@ pub(super) fn cross(config: &Config, origins: &Origins, problems: &mut Vec<Probl
     if xenstore.durability != Durability::Volatile && config.state_dir.is_none() {
         refuse("xenstore.durability", "needs state_dir, which is not set".into());
     }
+    if xenstore.durability != Durability::Volatile && xenstore.ack == AckPolicy::Quorum {
+        let why = "with durability: one disk alone cannot tell what a majority had acknowledged; \
+                   use \"all-live\", or durability \"volatile\"";
+        refuse("xenstore.ack", why.into());
+    }
     if config.state_dir.as_ref() == Some(&config.run_dir) {
         refuse("state_dir", "is the run_dir: that one is emptied at a reboot".into());
     }

@@ -615,8 +615,9 @@ impl Group {
     /// Compares digests at equal places of the log.
     fn look_for_divergence(&mut self, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
         let mut shown: BTreeMap<u64, Vec<(ReplicaId, u64)>> = BTreeMap::new();
-        for (&id, member) in self.members.iter().filter(|(_, m)| m.ready && !m.fenced) {
-            for record in fabric.replica_page(member.slot).digests() {
+        let voters = self.decisions.members().filter(|(_, _, s)| *s == Standing::Voter);
+        for (id, slot, _) in voters {
+            for record in fabric.replica_page(slot).digests() {
                 shown.entry(record.log_index).or_default().push((id, record.digest));
             }
         }

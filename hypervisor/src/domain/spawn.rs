@@ -321,9 +321,11 @@ fn child_steps(plan: &Plan) -> &'static str {
         if libc::getppid() != plan.parent {
             return "getppid";
         }
-        // A session of its own: a terminal's ^C is not for replicas.
-        if libc::setsid() < 0 {
-            return "setsid";
+        // A process group of its own: a terminal's ^C is not for replicas. Not a
+        // session: with autogroup, the kernel would give each session its own
+        // share of the core, and a busy one its share before all others.
+        if libc::setpgid(0, 0) != 0 {
+            return "setpgid";
         }
         for (target, &source) in plan.sources.iter().enumerate() {
             if source >= 0 && libc::dup2(source, target as RawFd) < 0 {

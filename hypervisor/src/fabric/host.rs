@@ -109,6 +109,9 @@ impl HostFabric {
         let place = &mut self.slots[slot.index()];
         place.segment.discard_contents()?;
         place.doorbell.drain();
+        // A replica that comes back from its disk bears the id of the occupant
+        // before: it must not hear what that one was told.
+        place.control.unbind();
         place.control.bind(replica.into());
         let consumer = Consumer::new(
             ConsumerParts {

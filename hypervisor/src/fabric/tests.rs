@@ -224,6 +224,20 @@ fn wrong_descriptors_and_sizes_are_refused() {
 }
 
 #[test]
+fn who_comes_back_under_its_id_hears_nothing_old() {
+    let mut host = HostFabric::new(small()).unwrap();
+    drop(join(&mut host, 0, 1));
+    send(host.control(slot(0)), b"for the first life");
+    host.isolate_slot(slot(0));
+    let mut replica = join(&mut host, 0, 1);
+    let mut heard = Vec::new();
+    assert!(!replica.control().receive(&mut heard).unwrap());
+    send(host.control(slot(0)), b"for the second");
+    assert!(replica.control().receive(&mut heard).unwrap());
+    assert_eq!(heard, b"for the second");
+}
+
+#[test]
 fn a_hostile_output_ring_is_an_error_for_the_host_alone() {
     let mut host = HostFabric::new(small()).unwrap();
     host.reset_slot(slot(0), ReplicaId(1)).unwrap();

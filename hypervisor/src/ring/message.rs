@@ -57,6 +57,12 @@ impl Sender {
         self.ring.bind(receiver);
     }
 
+    /// Takes the ring from its receiver, and drops what was meant for it.
+    pub fn unbind(&mut self) {
+        self.discard_backlog();
+        self.ring.unbind();
+    }
+
     /// Drops what has not reached the ring yet. A receiver discards a message of
     /// which it got the beginning only.
     pub fn discard_backlog(&mut self) {

@@ -84,6 +84,12 @@ impl Producer {
         }
     }
 
+    /// Takes the ring from its consumer: what it did not take is dropped.
+    pub fn unbind(&mut self) {
+        self.header.store_release(CONSUMER, 0);
+        self.consumer = None;
+    }
+
     /// Dedicates the ring to a consumer. It begins with the next record; what its
     /// predecessor did not take is dropped. Binding the same consumer again
     /// changes nothing.
