@@ -38,6 +38,8 @@ use crate::protocol::{FromReplica, ToReplica, peer_id, replica_id};
 
 /// A batch is closed when its entry reaches this size.
 const BATCH_BYTES: usize = 64 * 1024;
+/// A batch of this size does not wait for the one before.
+const FULL_BATCH_BYTES: usize = 16 * 1024;
 /// No new inputs are taken while this much waits in the outbox.
 const OUTBOX_BYTES: usize = 8 * 1024 * 1024;
 /// No new inputs are taken while this many batches are not yet released.
@@ -398,13 +400,20 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Whether the inputs at hand should be proposed now rather than wait for
-    /// more.
+    /// more. While one batch is on its way the next one fills: on a core that
+    /// all replicas share, a second one under way would only make more work.
     fn batch_is_due(&self, idle: bool) -> bool {
         !self.batch.is_empty()
             && (idle
-                || self.batch.is_urgent()
-                || self.batch.len() >= BATCH_BYTES
+                || (self.batch.is_urgent() && self.in_flight.is_empty())
+                || self.batch.len() >= FULL_BATCH_BYTES
                 || self.role == Role::Draining)
+    }
+
+    /// Whether the next [`Self::turn`] has something to propose.
+    #[must_use]
+    pub fn has_due_batch(&self) -> bool {
+        self.leads() && self.batch_is_due(false)
     }
 
     /// Proposes, persists, sends, applies, releases. Call it after events were

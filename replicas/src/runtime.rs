@@ -170,6 +170,9 @@ impl<M: StateMachine + 'static> Runtime<M> {
             if moved {
                 self.spinner.reset();
             }
+            if self.replica.has_due_batch() {
+                continue;
+            }
             let spin_us = if self.replica.is_waiting_for_peers() {
                 self.spin_unreleased_us
             } else {
