@@ -118,7 +118,8 @@ impl HostFabric {
                 header: SlotRegion(&place.region, &self.config).output_line(),
                 data: SlotRegion(&place.region, &self.config).output_data(),
                 position: HostRegion(&self.region, &self.config).output_position(slot),
-            },
+            }
+            .forgetful(),
             PartyId::HOST,
             replica.into(),
         );

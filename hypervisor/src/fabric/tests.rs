@@ -224,9 +224,12 @@ fn wrong_descriptors_and_sizes_are_refused() {
 }
 
 #[test]
-fn who_comes_back_under_its_id_hears_nothing_old() {
+fn who_comes_back_under_its_id_begins_anew() {
     let mut host = HostFabric::new(small()).unwrap();
-    drop(join(&mut host, 0, 1));
+    let mut first = join(&mut host, 0, 1);
+    send(first.outputs(), b"from the first life");
+    assert!(receive(host.outputs(slot(0)).unwrap()).is_some());
+    drop(first);
     send(host.control(slot(0)), b"for the first life");
     host.isolate_slot(slot(0));
     let mut replica = join(&mut host, 0, 1);
@@ -235,6 +238,8 @@ fn who_comes_back_under_its_id_hears_nothing_old() {
     send(host.control(slot(0)), b"for the second");
     assert!(replica.control().receive(&mut heard).unwrap());
     assert_eq!(heard, b"for the second");
+    send(replica.outputs(), b"from the second");
+    assert_eq!(receive(host.outputs(slot(0)).unwrap()).unwrap(), b"from the second");
 }
 
 #[test]

@@ -216,6 +216,17 @@ pub struct ConsumerParts {
     pub position: ViewMut,
 }
 
+impl ConsumerParts {
+    /// Forgets how far the producer's last life was read. Where a producer comes
+    /// back under its id, with its memory emptied, that place means nothing.
+    #[must_use]
+    pub fn forgetful(self) -> Self {
+        self.position.store(PRODUCER, 0);
+        self.position.store(POSITION, 0);
+        self
+    }
+}
+
 /// The reading end of a ring.
 #[derive(Debug)]
 pub struct Consumer {

@@ -52,7 +52,7 @@ pub(super) fn tell_surroundings() -> i32 {
     let mut env: Vec<String> = std::env::vars().map(|(key, _)| key).collect();
     env.sort();
     let limits = rustix::process::getrlimit(rustix::process::Resource::Core);
-    let leader = rustix::process::getsid(None).ok() == Some(rustix::process::getpid());
+    let leader = rustix::process::getpgid(None).ok() == Some(rustix::process::getpid());
     let inherited = inherited_descriptors().expect("descriptors");
     let again = inherited_descriptors().is_err();
     let pipe = inherited.into_iter().nth(1).expect("two descriptors");
