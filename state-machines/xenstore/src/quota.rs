@@ -51,7 +51,8 @@ quotas! {
     /// Bytes of a domain's nodes, watches and transactions.
     Memory = "memory", 2 * 1024 * 1024 + 512 * 1024,
         "Total Xenstore memory per domain (error level)";
-    /// Bytes of a node: value, permissions and the names of its children.
+    /// Bytes of a node: header, permissions, value and the names of its children;
+    /// a node has to be smaller.
     NodeSize = "node-size", 2048, "Max. size of a node";
     /// Bytes of a path, without `/local/domain/N/`.
     PathMax = "path-max", REL_PATH_MAX as u32, "Max. length of a node path";

@@ -245,7 +245,12 @@ impl Store {
     }
 
     fn check_size(env: &Env<'_>, bytes: u64) -> Result<(), Errno> {
-        if env.limits.exceeded(Quota::NodeSize, bytes) { Err(Errno::ENOSPC) } else { Ok(()) }
+        // This quota is the first size that is too much, as in Xen up to 4.17.
+        if env.limits.exceeded(Quota::NodeSize, bytes.saturating_add(1)) {
+            Err(Errno::ENOSPC)
+        } else {
+            Ok(())
+        }
     }
 
     /// WRITE.
