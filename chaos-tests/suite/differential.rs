@@ -36,18 +36,19 @@ fn compare(test: &str, kills: bool) {
     };
     let dir = tempfile::tempdir().expect("a temporary directory");
     let peer = Peer::start(&kit, PeerKind::C, dir.path()).expect("starts");
-    // The limit that C has.
-    let options = HostOptions::default().set("xenstore.quotas.path-max", 2048);
-    let host = Host::start(rvmm(), &options).expect("starts");
+    let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
     let steps = knob("RVMM_DIFFERENTIAL_STEPS", 10_000);
     let done = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {
-        if kills {
-            scope.spawn(|| kill_until(&host, &done));
-        }
+        let killer = kills.then(|| scope.spawn(|| kill_until(&host, &done)));
         let mut theirs = LiveEndpoint::of_peer(&peer).expect("connects");
         let outcome = random_run(&mut ours(&host), &mut theirs, knob("RVMM_SEED", 1), steps);
         done.store(true, Ordering::Relaxed);
+        if let Some(killer) = killer {
+            let killed = killer.join().expect("the killer lives");
+            println!("{killed} primaries killed meanwhile");
+            assert!(killed > 0, "nothing was tried");
+        }
         outcome
     });
     match outcome {
@@ -60,12 +61,16 @@ fn compare(test: &str, kills: bool) {
     }
 }
 
-fn kill_until(host: &Host, done: &AtomicBool) {
+/// Kills primaries until `done`; how many.
+fn kill_until(host: &Host, done: &AtomicBool) -> u64 {
+    let mut killed = 0;
     while !done.load(Ordering::Relaxed) {
         let status = host.wait_complete(Duration::from_secs(20)).expect("all run");
         signal(status.primary().expect("a primary").pid, Signal::KILL).expect("it lives");
+        killed += 1;
         std::thread::sleep(Duration::from_millis(150));
     }
+    killed
 }
 
 #[test]

@@ -146,6 +146,14 @@ pub mod special {
         COMMIT_CONFLICT = "commit-conflict", false,
             "C finds a conflict wherever a node was touched by others; we merge siblings and \
              blind writes, but do not commit what saw another state than it would now";
+        /// We have a commit wait for somebody else's turn.
+        FAIR_TURN = "fair-turn", false,
+            "C lets the quickest win every time; we shield the next transaction of whoever lost, \
+             so that others who would invalidate it have to try again, a bounded number of times";
+        /// C has a transaction fail for one refused request in it.
+        HALF_DONE = "half-done", true,
+            "C cannot undo a request of a transaction that it refused over quota when half done, \
+             and then refuses the commit with ENOMEM; we leave the request out";
         /// Both tried again differently.
         REPLAY_DIFFERS = "replay-differs", true,
             "a transaction that had to be tried again met another state the second time";

@@ -18,6 +18,9 @@ use super::tree;
 
 /// No daemon gives this id: they count up from 1.
 const BOGUS_TX: u32 = 0x7eee_eeee;
+/// How often a commit may be refused for the sake of other connections: a shield
+/// wears off after 32 refusals.
+const MAX_TURNS: u32 = 32;
 /// How often the whole stores are compared.
 const COMPARE_EVERY: u64 = 2000;
 
@@ -74,6 +77,13 @@ struct OpenTx {
 }
 
 impl OpenTx {
+    /// Whether a request in it that would have changed something was refused.
+    fn refused_a_change(&self) -> bool {
+        self.requests
+            .iter()
+            .any(|(kind, _, granted)| !granted && Type::from_u32(*kind).is_some_and(is_change))
+    }
+
     fn changes(&self) -> impl Iterator<Item = (Type, Vec<u8>)> + '_ {
         let domid = CONNECTIONS[self.conn].domid;
         self.requests.iter().filter_map(move |(kind, payload, granted)| {
@@ -365,6 +375,11 @@ impl<'a> Run<'a> {
         let met = tx.torn || self.meets_others(&tx);
         let answers = self.both(conn, end, tx.ids, b"T\0");
         let again = [0, 1].map(|at| answers[at].is_error("EAGAIN"));
+        if answers[1].is_error("ENOMEM") && tx.refused_a_change() && !answers[0].is_error("ENOMEM")
+        {
+            self.count(special::HALF_DONE);
+            return Ok(());
+        }
         let known = std::iter::zip(&answers, again).all(|(answer, again)| answer.is_ok() || again);
         if met && known {
             self.count(special::MET_CHANGES);
@@ -373,8 +388,13 @@ impl<'a> Run<'a> {
         match again {
             [false, false] if answers[0] == answers[1] => self.report.commits += 1,
             [true, true] if disturbed => return Ok(()),
-            [true, false] if disturbed && answers[1].is_ok() => self.try_again(0, &tx)?,
-            [false, true] if disturbed && answers[0].is_ok() => self.try_again(1, &tx)?,
+            [true, false] if disturbed && answers[1].is_ok() => self.try_again(0, &tx, 0)?,
+            [false, true] if disturbed && answers[0].is_ok() => self.try_again(1, &tx, 0)?,
+            // Nothing else can have it refused than another's turn.
+            [true, false] if answers[1].is_ok() && self.others_are_open(conn) => {
+                self.count(special::FAIR_TURN);
+                self.try_again(0, &tx, 1)?;
+            }
             _ => {
                 let class = format!("commit, disturbed {disturbed}");
                 return Err(self.differ(&class, &answers));
@@ -400,10 +420,40 @@ impl<'a> Run<'a> {
         tx.changes().any(|(_, path)| since.iter().any(|change| related(change, &path)))
     }
 
+    /// Whether another connection than `conn` has a transaction open.
+    fn others_are_open(&self, conn: ConnAt) -> bool {
+        self.open.values().any(|tx| tx.conn != conn)
+    }
+
     /// Runs a transaction again on the side that refused to commit it, so that
-    /// both sides have done it.
-    fn try_again(&mut self, at: usize, tx: &OpenTx) -> Step<()> {
-        self.count(special::COMMIT_CONFLICT);
+    /// both sides have done it; `turns` of others it has waited for already.
+    fn try_again(&mut self, at: usize, tx: &OpenTx, mut turns: u32) -> Step<()> {
+        if turns == 0 {
+            self.count(special::COMMIT_CONFLICT);
+        }
+        let ours = at == 0;
+        loop {
+            let (done, differs) = self.do_again(at, tx)?;
+            if done.is_ok() {
+                if differs {
+                    self.count(special::REPLAY_DIFFERS);
+                }
+                return Ok(());
+            }
+            // Nobody disturbs this try.
+            let others_turn = ours && done.is_error("EAGAIN") && self.others_are_open(tx.conn);
+            if !others_turn || turns == MAX_TURNS {
+                let what = format!("try {} fails: {done:?}", turns + 2);
+                return Err(self.failure("again", what));
+            }
+            turns += 1;
+            self.count(special::FAIR_TURN);
+        }
+    }
+
+    /// Does a transaction once more on one side: the answer to its end, and
+    /// whether another request was granted than the first time.
+    fn do_again(&mut self, at: usize, tx: &OpenTx) -> Step<(Answer, bool)> {
         let side = &mut self.sides[at];
         let started = side.request(tx.conn, Type::TransactionStart.to_u32(), 0, b"\0");
         let Some(id) = tx_id(&started) else {
@@ -415,13 +465,7 @@ impl<'a> Run<'a> {
             differs |= answer.is_ok() != *granted;
         }
         let done = side.request(tx.conn, Type::TransactionEnd.to_u32(), id, b"T\0");
-        if !done.is_ok() {
-            return Err(self.failure("again", format!("the second try fails: {done:?}")));
-        }
-        if differs {
-            self.count(special::REPLAY_DIFFERS);
-        }
-        Ok(())
+        Ok((done, differs))
     }
 
     fn compare_events(&mut self, op: &Op) -> Step<()> {
