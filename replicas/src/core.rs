@@ -64,6 +64,8 @@ pub trait Link {
     fn to_peer(&mut self, to: ReplicaId, bytes: &[u8]) -> bool;
     /// Shows the digest of the state after the log entry `index`.
     fn show_digest(&mut self, index: LogIndex, digest: Digest);
+    /// Called between the steps of work that may take long: nobody hangs here.
+    fn at_work(&mut self) {}
 }
 
 /// A [`Link`] as consensus sees it.
@@ -448,6 +450,7 @@ impl<M: StateMachine> Replica<M> {
             moved = true;
         }
         for entry in actions.committed {
+            link.at_work();
             moved = true;
             self.commit(entry.index, &entry.data, link)?;
         }

@@ -62,6 +62,10 @@ impl Link for RingLink<'_> {
         let record = DigestRecord { log_index: index.0, digest: digest.0 };
         self.fabric.page().publish_digest(record);
     }
+
+    fn at_work(&mut self) {
+        self.fabric.page().beat();
+    }
 }
 
 /// Checks the state bit by bit, so fast that a pass takes about
@@ -157,10 +161,12 @@ impl<M: StateMachine + 'static> Runtime<M> {
     /// Runs until something fatal happens.
     pub(crate) fn run(mut self) -> Result<std::convert::Infallible, Fatal> {
         loop {
-            self.fabric.page().beat();
             let mut moved = self.hear()?;
             moved |= self.take_inputs()?;
             moved |= self.turn(false)?;
+            // The first beat tells that the replica is up: what it had on disk is
+            // in the state by now.
+            self.fabric.page().beat();
             if !self.slow.is_zero() {
                 std::thread::sleep(self.slow);
             }

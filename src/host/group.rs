@@ -585,6 +585,12 @@ impl Group {
     ) {
         let now = Instant::now();
         let primary = self.decisions.primary();
+        let voters: BTreeSet<_> = self
+            .decisions
+            .members()
+            .filter(|(_, _, standing)| *standing == Standing::Voter)
+            .map(|(id, ..)| id)
+            .collect();
         let mut hung = Vec::new();
         for (&id, member) in &mut self.members {
             if member.fenced {
@@ -602,9 +608,12 @@ impl Group {
             let page = fabric.replica_page(member.slot);
             let waits = Some(id) == primary && inputs_wait;
             let progress = page.released_index() + fabric.page().freed_input();
-            if let Some(why) = watch.judge(now, page, domain, waits, progress) {
-                hung.push((id, why));
-            }
+            let why = if voters.contains(&id) {
+                watch.judge(now, page, domain, waits, progress)
+            } else {
+                watch.judge_learner(now, page)
+            };
+            hung.extend(why.map(|why| (id, why)));
         }
         for (id, why) in hung {
             self.log(&[Tag::Monitor, Tag::Xenstore], format!("replica {id} hangs: {why}"));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hypervisor::death::DeathWatch;
 use hypervisor::domain::ProcessDomain;
@@ -10,6 +10,9 @@ use hypervisor::fabric::ReplicaPageView;
 use hypervisor::monitor::{Monitor, MonitorConfig, Observation, Verdict};
 
 use crate::host::waker::Waker;
+
+/// How long a replica that is being taught may be silent.
+const LEARNER_LIMIT: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Watch {
@@ -63,6 +66,14 @@ impl Watch {
             self.beats = beats;
             self.last_sign = now;
         }
+    }
+
+    /// Why a replica that is being taught must be taken for hung, if it must. It
+    /// restores a whole store in one step, and nobody waits for it.
+    pub(super) fn judge_learner(&mut self, now: Instant, page: &ReplicaPageView) -> Option<String> {
+        self.look(now, page);
+        let silent = now.saturating_duration_since(self.last_sign);
+        (silent > LEARNER_LIMIT).then(|| format!("no beat for {} ms", silent.as_millis()))
     }
 
     /// Why it must be taken for hung, if it must. `work_waiting`: inputs wait for
