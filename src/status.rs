@@ -213,10 +213,6 @@ pub struct Counters {
     pub clients: u64,
     /// Clients disconnected for what they sent or did not read.
     pub clients_refused: u64,
-    /// Nodes in the store.
-    pub nodes: u64,
-    /// Watches set.
-    pub watches: u64,
     /// Requests answered with an error because they kill who applies them.
     pub quarantined: u64,
 }

@@ -16,7 +16,8 @@ use crate::control::{ExportFormat, MAX_ATTACHED, Request, Response};
 pub(super) enum StoreCommand {
     /// Write the store to a file, in Xen's migration stream format
     Export(Export),
-    /// Replace the store by that of a file in Xen's migration stream format
+    /// Bring in the domains and nodes of a file in Xen's migration stream format; what the
+    /// store has beside them stays
     Import(Import),
 }
 

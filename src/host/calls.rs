@@ -370,6 +370,7 @@ impl Host {
                 pending: self.inlet.ledger.pending() as u64,
                 clients: self.front.clients() as u64,
                 clients_refused: self.front.refused(),
+                quarantined: self.group.quarantined(),
                 ..self.counters.clone()
             },
         };

@@ -60,6 +60,8 @@ pub(crate) struct Group {
     running: Option<Running>,
     failovers: VecDeque<Failover>,
     failover_count: u64,
+    /// Inputs that were quarantined.
+    quarantined: BTreeSet<u64>,
     /// When faults were injected, for the time of detection.
     injected: BTreeMap<ReplicaId, Instant>,
     /// Decisions to spawn that wait because the last replica died early.
@@ -106,6 +108,7 @@ impl Group {
             running: None,
             failovers: VecDeque::new(),
             failover_count: 0,
+            quarantined: BTreeSet::new(),
             injected: BTreeMap::new(),
             postponed: Vec::new(),
             respawn_pause: Duration::ZERO,
@@ -194,6 +197,7 @@ impl Group {
                 if let Some(running) = &mut self.running {
                     running.fenced(Instant::now());
                 }
+                self.quarantined.extend(quarantine.iter().map(|no| no.0));
                 for no in &quarantine {
                     self.log(
                         &[Tag::Monitor, Tag::Xenstore],
@@ -764,6 +768,11 @@ impl Group {
             }
             self.failovers.push_back(failover);
         }
+    }
+
+    /// Inputs quarantined since the start.
+    pub(crate) fn quarantined(&self) -> u64 {
+        self.quarantined.len() as u64
     }
 
     /// Whether a failover waits for its first answer.

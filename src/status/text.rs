@@ -64,13 +64,8 @@ impl fmt::Display for Component {
         let counters = &self.counters;
         writeln!(
             f,
-            "  {} clients, {} nodes, {} watches; {} inputs, {} outputs, {} pending",
-            counters.clients,
-            counters.nodes,
-            counters.watches,
-            counters.inputs,
-            counters.outputs,
-            counters.pending
+            "  {} clients; {} inputs, {} outputs, {} pending",
+            counters.clients, counters.inputs, counters.outputs, counters.pending
         )?;
         if counters.outputs_dropped + counters.clients_refused + counters.quarantined > 0 {
             writeln!(
@@ -140,7 +135,7 @@ mod tests {
 degraded: rvmm 0.1.0, pid 77, up 1m 1s, /run/rvmm
 
 xenstore: degraded, generation 2, 3 replicas, all-live, volatile
-  8 clients, 0 nodes, 0 watches; 1234 inputs, 1200 outputs, 0 pending
+  8 clients; 1234 inputs, 1200 outputs, 0 pending
   replica role     state          pid   last input       commit  digest
         2 primary  running       1002           42            7  00c0ffee00c0ffee@40
         3 standby  running       1003           43            7  00c0ffee00c0ffee@40
