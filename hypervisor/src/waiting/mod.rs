@@ -62,11 +62,24 @@ impl Spinner {
     /// who blocks gets the core back when it is woken, who spins waits in line.
     /// After [`Turn::Block`] the time begins anew.
     pub fn turn(&mut self, budget_us: u32) -> Turn {
+        self.turn_at(budget_us, Instant::now(), || {
+            rustix::thread::sched_yield();
+            Instant::now()
+        })
+    }
+
+    /// [`Self::turn`] at a given time; `give_way` tells when the core was ours
+    /// again.
+    fn turn_at(
+        &mut self,
+        budget_us: u32,
+        now: Instant,
+        give_way: impl FnOnce() -> Instant,
+    ) -> Turn {
         if budget_us == 0 {
             self.idle_since = None;
             return Turn::Block;
         }
-        let now = Instant::now();
         if self.contended_until.is_some_and(|until| now < until) {
             return Turn::Block;
         }
@@ -75,8 +88,7 @@ impl Spinner {
             self.idle_since = None;
             return Turn::Block;
         }
-        rustix::thread::sched_yield();
-        let back = Instant::now();
+        let back = give_way();
         self.contended_until = (back.duration_since(now) > LOST_CORE).then(|| back + CONTENDED);
         Turn::Again
     }
@@ -86,24 +98,41 @@ impl Spinner {
 mod tests {
     use super::*;
 
+    /// A turn on a core that nobody else wants.
+    fn alone(spinner: &mut Spinner, budget_us: u32, now: Instant) -> Turn {
+        spinner.turn_at(budget_us, now, || now + Duration::from_micros(1))
+    }
+
     #[test]
     fn blocks_after_the_budget_and_not_before() {
         let mut spinner = Spinner::new();
         let begin = Instant::now();
-        while spinner.turn(300) == Turn::Again {}
-        assert!(begin.elapsed() >= Duration::from_micros(300));
-        assert_eq!(spinner.turn(300), Turn::Again, "the time begins anew");
-        assert_eq!(spinner.turn(0), Turn::Block);
+        let at = |us| begin + Duration::from_micros(us);
+        assert_eq!(alone(&mut spinner, 300, at(0)), Turn::Again);
+        assert_eq!(alone(&mut spinner, 300, at(299)), Turn::Again);
+        assert_eq!(alone(&mut spinner, 300, at(300)), Turn::Block);
+        assert_eq!(alone(&mut spinner, 300, at(301)), Turn::Again, "the time begins anew");
+        assert_eq!(alone(&mut spinner, 0, at(302)), Turn::Block);
     }
 
     #[test]
     fn work_begins_the_time_anew() {
         let mut spinner = Spinner::new();
-        assert_eq!(spinner.turn(2_000), Turn::Again);
-        std::thread::sleep(Duration::from_millis(3));
+        let begin = Instant::now();
+        assert_eq!(alone(&mut spinner, 50, begin), Turn::Again);
         spinner.reset();
-        assert_eq!(spinner.turn(2_000_000), Turn::Again);
-        std::thread::sleep(Duration::from_millis(3));
-        assert_eq!(spinner.turn(2_000), Turn::Block);
+        let later = begin + Duration::from_millis(1);
+        assert_eq!(alone(&mut spinner, 50, later), Turn::Again);
+        assert_eq!(alone(&mut spinner, 50, later + Duration::from_micros(50)), Turn::Block);
+    }
+
+    #[test]
+    fn nobody_spins_on_a_core_that_strangers_want() {
+        let mut spinner = Spinner::new();
+        let begin = Instant::now();
+        let back = begin + LOST_CORE * 2;
+        assert_eq!(spinner.turn_at(1_000_000, begin, || back), Turn::Again);
+        assert_eq!(alone(&mut spinner, 1_000_000, back), Turn::Block);
+        assert_eq!(alone(&mut spinner, 1_000_000, back + CONTENDED), Turn::Again);
     }
 }
