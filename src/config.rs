@@ -49,11 +49,11 @@ pub struct XenstoreConfig {
     pub rebuild: bool,
     /// Which core the component's threads share.
     pub affinity: Affinity,
-    /// How long the front door yields for work before it sleeps, microseconds.
+    /// How long the front door looks for requests before it sleeps, microseconds.
     pub front_spin_us: u32,
     /// The same while a command waits for its acknowledgement, microseconds.
     pub commit_spin_us: u32,
-    /// How long a replica yields for work before it sleeps, microseconds.
+    /// How long a replica looks for work before it sleeps, microseconds.
     pub replica_spin_us: u32,
     /// Size of the intake ring, KiB.
     pub intake_kib: u32,

@@ -204,11 +204,13 @@ impl DecisionMaker {
         self.phase = Phase::Forming;
         self.certificate = self.certificate.max(certificate) + 1;
         self.dead.retain(|dead| *dead != id);
+        self.next_id = self.next_id.max(ReplicaId(id.0 + 1));
         for other in others {
+            // The host may have ended before it wrote down that this id was used.
+            self.next_id = self.next_id.max(ReplicaId(other.0 + 1));
             self.bury(other);
         }
         self.logged_voters = BTreeSet::from([id]);
-        self.next_id = self.next_id.max(ReplicaId(id.0 + 1));
         self.members.insert(id, Member::new(slot, Standing::Starting));
         todo.push(Decision::Spawn { id, slot, mode: SpawnMode::Recover });
     }

@@ -492,7 +492,10 @@ impl Host {
             }
             Ok(Effect::Log { on }) => {
                 let state = if on { "on" } else { "off" };
-                self.events.info(&[Tag::Xenstore], format!("request log {state}: see -o log"));
+                self.events.warn(
+                    &[Tag::Xenstore],
+                    format!("request log {state}: declined, requests are not logged"),
+                );
             }
             Ok(Effect::LogFile { name }) => {
                 let name = String::from_utf8_lossy(&name).into_owned();

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::settings::Settings;
 use crate::events::{Events, Tag};
 
-/// What must never be used again, written before it is used.
+/// What must never be used again, as of the last time that a primary began to
+/// serve; what came after that is in the log of whoever is recovered.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Used {
     generation: u64,

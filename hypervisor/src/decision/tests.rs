@@ -604,3 +604,10 @@ fn a_slot_is_used_again_only_once_its_occupant_is_gone() {
     assert_eq!(maker.is_gone(1), [], "the primary is not gone");
     assert_eq!(maker.is_gone(6), [spawn(9, 5)]);
 }
+
+#[test]
+fn ids_that_the_recovered_log_knows_are_not_given_again() {
+    let mut maker = DecisionMaker::new(policy(3), id(2), Generation(4));
+    maker.step(Event::Recover { id: id(1), certificate: 3, others: vec![id(2), id(5)] });
+    assert_eq!(maker.next_id(), id(6));
+}
