@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::domain::SchedSample;
+use crate::domain::CpuTimes;
 
 /// When a replica counts as hung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +61,8 @@ pub struct Observation {
     pub work_waiting: bool,
     /// Any number that changes when the replica gets on with work.
     pub progress: u64,
-    /// What the scheduler says.
-    pub sched: SchedSample,
+    /// How long it has run, and waited to run.
+    pub times: CpuTimes,
 }
 
 /// Why a replica counts as hung.
@@ -144,8 +144,10 @@ impl Monitor {
         Self { config, last: None, beat: Standstill::default(), work: Standstill::default() }
     }
 
-    /// Judges the replica by a new sample and those before.
-    pub fn observe(&mut self, now: Observation) -> Verdict {
+    /// Judges the replica by a new sample and those before. `state` tells the
+    /// scheduler's letter for it, or `None` when it ends just now; it is asked for
+    /// only where it matters.
+    pub fn observe(&mut self, now: Observation, state: impl FnOnce() -> Option<char>) -> Verdict {
         let Some(last) = self.last.replace(now) else {
             return Verdict::Alive;
         };
@@ -160,7 +162,7 @@ impl Monitor {
         } else {
             self.work = Standstill::default();
         }
-        match self.judge_beat(now.sched.state) {
+        match self.judge_beat(state) {
             Verdict::Alive => self.judge_work(),
             verdict => verdict,
         }
@@ -174,17 +176,19 @@ impl Monitor {
         let grown = |now: u64, last: u64| now.saturating_sub(last) / 1000;
         Standstill {
             for_us: counted,
-            on_cpu_us: grown(now.sched.on_cpu_ns, last.sched.on_cpu_ns).min(counted),
-            runnable_us: grown(now.sched.runnable_wait_ns, last.sched.runnable_wait_ns),
+            on_cpu_us: grown(now.times.on_cpu_ns, last.times.on_cpu_ns).min(counted),
+            runnable_us: grown(now.times.runnable_wait_ns, last.times.runnable_wait_ns),
         }
     }
 
-    fn judge_beat(&self, state: char) -> Verdict {
+    fn judge_beat(&self, state: impl FnOnce() -> Option<char>) -> Verdict {
         let detect = us(self.config.detect_ms);
         let still = &self.beat;
         if still.for_us < detect {
             return if still.for_us * 2 < detect { Verdict::Alive } else { Verdict::Suspect };
         }
+        // The notice of its end is on its way.
+        let Some(state) = state() else { return Verdict::Suspect };
         match state {
             'T' | 't' => Verdict::Hung(HangReason::Stopped),
             'Z' | 'X' | 'x' => Verdict::Hung(HangReason::Ended),

@@ -15,11 +15,11 @@
 //! primary that loses its lead without having drained must stop
 //! ([`Fatal::Deposed`]) and be built anew.
 //!
-//! What leaves before it is logged: nothing but replies to tentative inputs
-//! (requests inside an open transaction), which reveal only what the
-//! transaction itself did on top of a snapshot that *was* released. Should the
-//! primary die, the same inputs are still in the intake and yield the same
-//! replies.
+//! What leaves before it is logged: nothing but replies to opening and tentative
+//! inputs (the begin of a transaction, and requests inside it), which reveal only
+//! what the transaction itself did on top of a snapshot that *was* released.
+//! Should the primary die, the same inputs are still in the intake and yield the
+//! same replies.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -389,13 +389,19 @@ impl<M: StateMachine> Replica<M> {
             self.outbox.done(BatchNo(0), no, &mut emit);
             return Ok(());
         }
-        let tentative = class == Class::Tentative && !quarantined;
-        self.batch.push(no, input, quarantined, !tentative);
+        let class = if quarantined { Class::Command } else { class };
+        let is_command = class == Class::Command;
+        self.batch.push(no, input, quarantined, is_command);
         for output in self.scratch.drain(..) {
-            self.outbox.logged(batch, tentative, output, &mut emit);
+            let release = match (class, &output) {
+                (Class::Tentative, Output::Reply { .. }) => BatchNo(0),
+                (Class::Opening, Output::Reply { .. }) => self.last_command,
+                _ => batch,
+            };
+            self.outbox.logged(release, output, &mut emit);
         }
         self.outbox.done(batch, no, &mut emit);
-        if !tentative {
+        if is_command {
             self.last_command = batch;
         }
         Ok(())

@@ -119,16 +119,10 @@ impl Outbox {
             })
     }
 
-    /// As primary: takes an output of a logged input; it leaves with `release`,
-    /// or at once when it is `tentative`.
-    pub fn logged(
-        &mut self,
-        release: BatchNo,
-        tentative: bool,
-        output: Output,
-        emit: &mut dyn FnMut(Emission<'_>),
-    ) {
-        if tentative && matches!(output, Output::Reply { .. }) && !self.must_queue(&output) {
+    /// As primary: takes an output of a logged input; it leaves once `release` is
+    /// released.
+    pub fn logged(&mut self, release: BatchNo, output: Output, emit: &mut dyn FnMut(Emission<'_>)) {
+        if release <= self.released && !self.must_queue(&output) {
             emit(Emission::Output(&output));
             self.keep(output);
         } else {

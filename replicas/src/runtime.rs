@@ -31,7 +31,7 @@ const LOG_ENTRIES_KEPT: u64 = 4_096;
 /// How often a sender looks for room in a full ring.
 const BACKLOG_POLL: Duration = Duration::from_micros(200);
 /// Items checked in the smallest and the largest slice of scrubbing.
-const SCRUB_BUDGETS: (usize, usize) = (64, 2_048);
+const SCRUB_BUDGETS: (usize, usize) = (32, 256);
 /// Slices in which a pass of scrubbing should be done.
 const SCRUB_SLICES: u32 = 20;
 

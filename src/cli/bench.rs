@@ -30,6 +30,9 @@ pub(super) struct BenchArgs {
     /// Nodes in the stores, ascending
     #[arg(long, value_delimiter = ',', default_value = "1000,100000")]
     nodes: Vec<u32>,
+    /// Only these rows, by name (`read1`, `write8`, ...; a wrong name lists all)
+    #[arg(long, value_name = "ROW", value_delimiter = ',')]
+    rows: Vec<Row>,
     /// How often each row is run on each daemon
     #[arg(long, default_value_t = 5)]
     rounds: u32,
@@ -62,7 +65,7 @@ pub(super) fn bench(command: BenchCommand) -> anyhow::Result<ExitCode> {
         populations: args.nodes,
         rounds: args.rounds,
         slice_ms: u64::try_from(args.slice.as_millis()).unwrap_or(u64::MAX),
-        rows: Row::ALL.to_vec(),
+        rows: if args.rows.is_empty() { Row::ALL.to_vec() } else { args.rows },
         ..BenchConfig::default()
     };
     let report = bench::run(&targets, &config, &mut progress)?;

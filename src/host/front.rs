@@ -12,6 +12,7 @@
 //! that lets events pile up beyond the limit is closed. Nobody else waits.
 
 mod client;
+mod socket;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -96,8 +97,9 @@ pub(crate) struct Front {
     refused: u64,
     /// Clients with something to send.
     unsent: Vec<ConnId>,
-    /// Clients whose next request could not be handed in when it came.
-    stalled: VecDeque<ConnId>,
+    /// Clients that wait for their turn: the intake had no room for their next
+    /// request, or their socket may have more to read.
+    listed: VecDeque<ConnId>,
     /// Connections that ended, and for which the component was not told yet.
     ended: VecDeque<ConnId>,
     buffer: Box<[u8]>,
@@ -124,7 +126,7 @@ impl Front {
             next_conn: ConnId(1),
             refused: 0,
             unsent: Vec::new(),
-            stalled: VecDeque::new(),
+            listed: VecDeque::new(),
             ended: VecDeque::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
         }
@@ -254,14 +256,21 @@ impl Front {
             self.send(conn, inlet);
         }
         let failed = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
-        if flags.intersects(epoll::EventFlags::IN | failed) {
-            let Some(client) = self.clients.get_mut(&conn) else { return };
-            match client.read(&mut self.buffer, &self.epoll) {
-                Ok(()) => self.pump(conn, inlet),
-                Err(error) => {
-                    self.events.warn(&[Tag::Client], format!("connection {conn}: {error}"));
-                    self.end(conn, inlet);
-                }
+        if flags.intersects(epoll::EventFlags::IN | failed)
+            && let Some(client) = self.clients.get_mut(&conn)
+        {
+            client.is_readable();
+            self.read(conn, inlet);
+        }
+    }
+
+    fn read(&mut self, conn: ConnId, inlet: &mut Inlet) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        match client.read(&mut self.buffer, &self.epoll) {
+            Ok(()) => self.pump(conn, inlet),
+            Err(error) => {
+                self.events.warn(&[Tag::Client], format!("connection {conn}: {error}"));
+                self.end(conn, inlet);
             }
         }
     }
@@ -269,6 +278,10 @@ impl Front {
     /// Hands in what a connection has asked, as far as it may.
     fn pump(&mut self, conn: ConnId, inlet: &mut Inlet) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
+        if client.is_listed() {
+            // It gets its turn, after those listed before it.
+            return;
+        }
         let outstanding = match client.domid() {
             DomId(0) => self.limits.outstanding,
             _ => self.limits.guest_outstanding,
@@ -281,9 +294,8 @@ impl Front {
             }
             Pumped::Done | Pumped::Waits => {}
             Pumped::IntakeFull => {
-                if client.mark_stalled() {
-                    self.stalled.push_back(conn);
-                }
+                client.mark_listed();
+                self.listed.push_back(conn);
             }
             Pumped::Broken(why) => {
                 self.events.warn(&[Tag::Client], format!("connection {conn} closed: {why}"));
@@ -293,6 +305,10 @@ impl Front {
         }
         if client.has_unsent() && client.mark_unsent() {
             self.unsent.push(conn);
+        }
+        if client.wants_to_read() && !client.is_listed() {
+            client.mark_listed();
+            self.listed.push_back(conn);
         }
     }
 
@@ -356,21 +372,27 @@ impl Front {
         }
     }
 
-    /// Tries again what the intake had no room for.
-    pub(crate) fn retry(&mut self, inlet: &mut Inlet) {
+    /// Goes on with what could not be done when it came.
+    pub(crate) fn go_on(&mut self, inlet: &mut Inlet) {
         while let Some(&conn) = self.ended.front() {
             if inlet.push(&Input::Close { conn }).is_err() {
                 return;
             }
             self.ended.pop_front();
         }
-        for _ in 0..self.stalled.len() {
-            let Some(conn) = self.stalled.pop_front() else { return };
+        for _ in 0..self.listed.len() {
+            let Some(conn) = self.listed.pop_front() else { break };
             if let Some(client) = self.clients.get_mut(&conn) {
-                client.clear_stalled();
-                self.pump(conn, inlet);
+                client.clear_listed();
+                self.read(conn, inlet);
             }
         }
+    }
+
+    /// Whether [`Self::go_on`] has something to read, of which nothing else will
+    /// tell.
+    pub(crate) fn has_more(&self) -> bool {
+        self.listed.iter().any(|conn| self.clients.get(conn).is_some_and(Client::wants_to_read))
     }
 
     /// A connection is over; the component is told so, after all it asked.

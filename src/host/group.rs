@@ -806,7 +806,7 @@ impl Group {
     /// CPU time of all replicas so far.
     pub(crate) fn cpu_time(&self) -> Duration {
         let live = self.members.values().filter_map(|member| member.domain.as_ref());
-        let spent = live.filter_map(|domain| domain.sched().ok()).map(|sample| sample.on_cpu_ns);
+        let spent = live.filter_map(|domain| domain.cpu_times().ok()).map(|times| times.on_cpu_ns);
         Duration::from_nanos(spent.sum())
     }
 

@@ -154,10 +154,14 @@ impl Host {
         let mut ready = Vec::with_capacity(64);
         while !self.ending {
             let mut moved = self.take_outputs();
-            self.front.retry(&mut self.inlet);
+            self.front.go_on(&mut self.inlet);
             self.inner.go_on(&mut self.inlet);
             moved |= self.front.flush(&mut self.inlet);
-            self.wake_primary();
+            if self.wake_primary() && self.take_outputs() {
+                // It took the core from us, and has answered.
+                moved = true;
+                self.front.flush(&mut self.inlet);
+            }
             moved |= self.take_calls();
             self.monitor();
             if moved {
@@ -176,26 +180,32 @@ impl Host {
                         self.spinner.reset();
                     }
                 }
-                Turn::Block => self.sleep(&mut ready)?,
+                Turn::Block => {
+                    if self.sleep(&mut ready)? {
+                        self.spinner.reset();
+                    }
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn sleep(&mut self, ready: &mut Vec<epoll::Event>) -> anyhow::Result<()> {
+    /// Blocks until there is something to do; whether it is more than a tick.
+    fn sleep(&mut self, ready: &mut Vec<epoll::Event>) -> anyhow::Result<bool> {
         self.inlet.fabric.prepare_sleep();
         let slot = self.group.primary_slot();
         let has_output = slot
             .and_then(|slot| self.inlet.fabric.outputs(slot))
             .is_some_and(|outputs| outputs.has_more());
-        let look_only = has_output || !self.calls.is_empty();
+        let look_only = has_output || self.front.has_more() || !self.calls.is_empty();
         // Else until a socket, the doorbell or the ticker.
         let outcome = self.poll(ready, look_only.then_some(Duration::ZERO));
         self.inlet.fabric.cancel_sleep();
-        outcome.map(|_| ())
+        outcome
     }
 
-    /// Looks at the descriptors, waiting for them at most so long.
+    /// Looks at the descriptors, waiting for them at most so long; whether
+    /// anything but the ticker had to say something.
     fn poll(
         &mut self,
         ready: &mut Vec<epoll::Event>,
@@ -208,10 +218,13 @@ impl Host {
             Err(rustix::io::Errno::INTR) => return Ok(false),
             Err(error) => return Err(error).context("epoll_wait"),
         }
+        let mut woken = false;
         for event in ready.iter() {
             // The fields of a packed structure are copied out.
             let (data, flags) = (event.data, event.flags);
-            match Token::from_data(data) {
+            let token = Token::from_data(data);
+            woken |= token != Token::Loop(TICKER);
+            match token {
                 Token::Loop(TICKER) => drop(self.ticker.take()),
                 // Edge-triggered: it has woken the loop, that is all.
                 Token::Loop(_) => {}
@@ -223,16 +236,16 @@ impl Host {
                 Token::Conn(conn) => self.front.ready(conn, flags, &mut self.inlet),
             }
         }
-        Ok(!ready.is_empty())
+        Ok(woken)
     }
 
-    /// Tells the primary about new inputs, if it sleeps.
-    fn wake_primary(&mut self) {
-        if self.inlet.take_fresh()
-            && let Some(slot) = self.group.primary_slot()
-        {
+    /// Tells the primary about new inputs, if it sleeps; whether there were any.
+    fn wake_primary(&mut self) -> bool {
+        let fresh = self.inlet.take_fresh();
+        if fresh && let Some(slot) = self.group.primary_slot() {
             self.inlet.fabric.ring_doorbell(slot);
         }
+        fresh
     }
 
     fn monitor(&mut self) {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -62,7 +63,7 @@ pub enum Row {
 
 impl Row {
     /// Every row.
-    pub const ALL: &'static [Self] = &[
+    pub const ALL: [Self; 11] = [
         Self::Read1,
         Self::Write1,
         Self::Transaction10,
@@ -75,6 +76,24 @@ impl Row {
         Self::WatchFire,
         Self::Watch1000,
     ];
+
+    /// Its name on the command line and in reports for programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read1 => "read1",
+            Self::Write1 => "write1",
+            Self::Transaction10 => "transaction10",
+            Self::Read8 => "read8",
+            Self::Write8 => "write8",
+            Self::Read64 => "read64",
+            Self::Write64 => "write64",
+            Self::ReadInFlight16 => "read_in_flight16",
+            Self::WriteInFlight16 => "write_in_flight16",
+            Self::WatchFire => "watch_fire",
+            Self::Watch1000 => "watch1000",
+        }
+    }
 
     /// What its figures count.
     #[must_use]
@@ -110,6 +129,22 @@ impl Row {
             Self::WatchFire => watch_fire(socket, slice),
             Self::Watch1000 => watch_many(socket, slice),
         }
+    }
+}
+
+/// There is no such row.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no row `{given}`; there are {}", Row::ALL.map(Row::name).join(", "))]
+pub struct UnknownRow {
+    given: String,
+}
+
+impl FromStr for Row {
+    type Err = UnknownRow;
+
+    fn from_str(name: &str) -> std::result::Result<Self, UnknownRow> {
+        let found = Self::ALL.into_iter().find(|row| row.name() == name);
+        found.ok_or_else(|| UnknownRow { given: name.to_owned() })
     }
 }
 

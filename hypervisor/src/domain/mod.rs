@@ -6,7 +6,7 @@ mod sched;
 mod spawn;
 
 pub use process::{Exit, ProcessDomain};
-pub use sched::SchedSample;
+pub use sched::CpuTimes;
 pub use spawn::{ErrorOutput, Limits, SpawnSpec, inherited_descriptors};
 
 use std::io;

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use super::sched::{SchedFiles, SchedSample};
+use super::sched::{CpuTimes, SchedFiles};
 use super::spawn::{SpawnSpec, reap_later, spawn};
 use super::{DomainError, system};
 
@@ -135,12 +135,21 @@ impl ProcessDomain {
         }
     }
 
-    /// What the scheduler says about its main thread.
+    /// The state letter of its main thread, as in proc_pid_stat(5): `R` runnable,
+    /// `S` sleeping, `D` uninterruptible, `T` stopped, `Z` ended, ...
     ///
     /// # Errors
     /// When it has ended and was waited for, or `/proc` cannot be read.
-    pub fn sched(&self) -> Result<SchedSample, DomainError> {
-        self.sched.sample()
+    pub fn state(&self) -> Result<char, DomainError> {
+        self.sched.state()
+    }
+
+    /// How long its main thread has run, and waited to run.
+    ///
+    /// # Errors
+    /// When it has ended and was waited for, or `/proc` cannot be read.
+    pub fn cpu_times(&self) -> Result<CpuTimes, DomainError> {
+        self.sched.times()
     }
 }
 

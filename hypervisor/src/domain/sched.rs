@@ -8,11 +8,8 @@ use rustix::process::Pid;
 use super::{DomainError, system};
 
 /// The scheduler's account of a process's main thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SchedSample {
-    /// The state letter of proc_pid_stat(5): `R` runnable, `S` sleeping, `D`
-    /// uninterruptible, `T` stopped, `Z` ended, ...
-    pub state: char,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuTimes {
     /// Time it has run, in nanoseconds. While it runs the kernel brings this up to
     /// date with every clock tick (1 to 10 ms).
     pub on_cpu_ns: u64,
@@ -37,19 +34,29 @@ impl SchedFiles {
         Ok(Self { stat, schedstat: File::open(format!("/proc/{pid}/schedstat")).ok() })
     }
 
-    pub(super) fn sample(&self) -> Result<SchedSample, DomainError> {
+    /// The state letter. Several times as costly as [`Self::times`].
+    pub(super) fn state(&self) -> Result<char, DomainError> {
+        self.stat().map(|(state, _)| state)
+    }
+
+    fn stat(&self) -> Result<(char, u64), DomainError> {
         let mut buffer = [0; 1024];
         let len = self.stat.read_at(&mut buffer, 0).map_err(system("read(/proc/PID/stat)"))?;
-        let (state, ticks) = parse_stat(&buffer[..len]).ok_or(DomainError::Account("stat"))?;
+        parse_stat(&buffer[..len]).ok_or(DomainError::Account("stat"))
+    }
+
+    pub(super) fn times(&self) -> Result<CpuTimes, DomainError> {
         let Some(schedstat) = &self.schedstat else {
+            let (_, ticks) = self.stat()?;
             let per_second = rustix::param::clock_ticks_per_second().max(1);
             let on_cpu_ns = ticks.saturating_mul(1_000_000_000 / per_second);
-            return Ok(SchedSample { state, on_cpu_ns, runnable_wait_ns: 0 });
+            return Ok(CpuTimes { on_cpu_ns, runnable_wait_ns: 0 });
         };
+        let mut buffer = [0; 128];
         let len = schedstat.read_at(&mut buffer, 0).map_err(system("read(/proc/PID/schedstat)"))?;
         let (on_cpu_ns, runnable_wait_ns) =
             parse_schedstat(&buffer[..len]).ok_or(DomainError::Account("schedstat"))?;
-        Ok(SchedSample { state, on_cpu_ns, runnable_wait_ns })
+        Ok(CpuTimes { on_cpu_ns, runnable_wait_ns })
     }
 }
 
@@ -92,6 +99,8 @@ mod tests {
     fn we_run_while_we_look() {
         let files = SchedFiles::open(rustix::process::getpid()).unwrap();
         // The test's main thread waits for us; any state is fine, but one there is.
-        assert!(files.sample().unwrap().state.is_ascii_alphabetic());
+        assert!(files.state().unwrap().is_ascii_alphabetic());
+        let before = files.times().unwrap();
+        assert!(files.times().unwrap().on_cpu_ns >= before.on_cpu_ns);
     }
 }

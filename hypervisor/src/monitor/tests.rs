@@ -32,9 +32,9 @@ fn verdict(periods: &[(usize, Period)]) -> Verdict {
         beats: 5,
         work_waiting: periods[0].1.work,
         progress: 1,
-        sched: SchedSample { state: 'S', on_cpu_ns: 77, runnable_wait_ns: 33 },
+        times: CpuTimes { on_cpu_ns: 77, runnable_wait_ns: 33 },
     };
-    let mut verdict = monitor.observe(now);
+    let mut verdict = monitor.observe(now, || Some('S'));
     assert_eq!(verdict, Verdict::Alive, "the first sample tells nothing");
     for (count, period) in periods {
         for _ in 0..*count {
@@ -42,10 +42,9 @@ fn verdict(periods: &[(usize, Period)]) -> Verdict {
             now.beats += period.beats;
             now.work_waiting = period.work;
             now.progress += period.progress;
-            now.sched.state = period.state;
-            now.sched.on_cpu_ns += period.on_cpu_ms * 1_000_000;
-            now.sched.runnable_wait_ns += period.runnable_ms * 1_000_000;
-            verdict = monitor.observe(now);
+            now.times.on_cpu_ns += period.on_cpu_ms * 1_000_000;
+            now.times.runnable_wait_ns += period.runnable_ms * 1_000_000;
+            verdict = monitor.observe(now, || Some(period.state));
         }
     }
     verdict
@@ -114,9 +113,28 @@ fn a_clock_or_counter_that_jumps_back_does_no_harm() {
         beats: 1,
         work_waiting: true,
         progress: 0,
-        sched: SchedSample { state: 'R', on_cpu_ns: ns, runnable_wait_ns: ns },
+        times: CpuTimes { on_cpu_ns: ns, runnable_wait_ns: ns },
     };
     for (at_us, ns) in [(u64::MAX, u64::MAX), (0, 0), (u64::MAX, 0), (5, u64::MAX)] {
-        assert_eq!(monitor.observe(sample(at_us, ns)), Verdict::Alive);
+        assert_eq!(monitor.observe(sample(at_us, ns), || Some('R')), Verdict::Alive);
     }
+}
+
+#[test]
+fn the_state_is_looked_at_only_when_the_beat_has_stood_still() {
+    let mut monitor = Monitor::new(MonitorConfig::default());
+    let sample = |at_us, beats| Observation {
+        at_us,
+        beats,
+        work_waiting: true,
+        progress: beats,
+        times: CpuTimes::default(),
+    };
+    for period in 0..100 {
+        let now = sample(period * 10_000, period / 4);
+        let verdict = monitor.observe(now, || panic!("a costly look"));
+        assert!(matches!(verdict, Verdict::Alive | Verdict::Suspect));
+    }
+    let later = sample(1_020_000, 24);
+    assert_eq!(monitor.observe(later, || None), Verdict::Suspect, "it ends just now");
 }

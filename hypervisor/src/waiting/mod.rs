@@ -41,6 +41,8 @@ const CONTENDED: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub struct Spinner {
     idle_since: Option<Instant>,
+    /// The time is over, until there is work again.
+    gave_up: bool,
     contended_until: Option<Instant>,
 }
 
@@ -54,13 +56,14 @@ impl Spinner {
     /// To be called when there was work: the time begins anew.
     pub fn reset(&mut self) {
         self.idle_since = None;
+        self.gave_up = false;
     }
 
     /// To be called when there was none. Says to look again until there has been
-    /// no work for `budget_us` microseconds; 0 is to block at once. On a core
-    /// that others want, as the turns themselves show, it is always to block:
-    /// who blocks gets the core back when it is woken, who spins waits in line.
-    /// After [`Turn::Block`] the time begins anew.
+    /// no work for `budget_us` microseconds, and then to block until there is; 0
+    /// is to block at once. On a core that others want, as the turns themselves
+    /// show, it is always to block: who blocks gets the core back when it is
+    /// woken, who spins waits in line.
     pub fn turn(&mut self, budget_us: u32) -> Turn {
         self.turn_at(budget_us, Instant::now(), || {
             rustix::thread::sched_yield();
@@ -76,8 +79,7 @@ impl Spinner {
         now: Instant,
         give_way: impl FnOnce() -> Instant,
     ) -> Turn {
-        if budget_us == 0 {
-            self.idle_since = None;
+        if budget_us == 0 || self.gave_up {
             return Turn::Block;
         }
         if self.contended_until.is_some_and(|until| now < until) {
@@ -85,7 +87,7 @@ impl Spinner {
         }
         let since = *self.idle_since.get_or_insert(now);
         if now.duration_since(since) >= Duration::from_micros(u64::from(budget_us)) {
-            self.idle_since = None;
+            self.gave_up = true;
             return Turn::Block;
         }
         let back = give_way();
@@ -111,8 +113,10 @@ mod tests {
         assert_eq!(alone(&mut spinner, 300, at(0)), Turn::Again);
         assert_eq!(alone(&mut spinner, 300, at(299)), Turn::Again);
         assert_eq!(alone(&mut spinner, 300, at(300)), Turn::Block);
-        assert_eq!(alone(&mut spinner, 300, at(301)), Turn::Again, "the time begins anew");
+        assert_eq!(alone(&mut spinner, 300, at(301)), Turn::Block, "nothing has happened since");
+        spinner.reset();
         assert_eq!(alone(&mut spinner, 0, at(302)), Turn::Block);
+        assert_eq!(alone(&mut spinner, 300, at(303)), Turn::Again);
     }
 
     #[test]

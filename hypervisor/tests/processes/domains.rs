@@ -27,7 +27,7 @@ fn exit_codes_are_told() {
 
 fn a_stopped_process_can_be_killed() {
     let mut domain = ProcessDomain::spawn(spec("sleep")).expect("spawn");
-    let state = |domain: &ProcessDomain| domain.sched().expect("sched").state;
+    let state = |domain: &ProcessDomain| domain.state().expect("stat");
     until("it sleeps", || state(&domain) == 'S');
     domain.stop().expect("stop");
     until("it stops", || state(&domain) == 'T');

@@ -21,13 +21,14 @@ fn watch(host: &HostFabric, domain: &ProcessDomain, limit: Duration) -> Option<H
     let mut monitor = Monitor::new(config);
     let begin = Instant::now();
     while begin.elapsed() < limit {
-        let verdict = monitor.observe(Observation {
+        let now = Observation {
             at_us: begin.elapsed().as_micros() as u64,
             beats: host.replica_page(slot()).beats(),
             work_waiting: false,
             progress: 0,
-            sched: domain.sched().expect("sched"),
-        });
+            times: domain.cpu_times().expect("schedstat"),
+        };
+        let verdict = monitor.observe(now, || domain.state().ok());
         if let Verdict::Hung(reason) = verdict {
             eprintln!("{reason} after {:?}", begin.elapsed());
             return Some(reason);

@@ -34,7 +34,7 @@ fn done(no: u64) -> Left {
 #[test]
 fn a_command_is_answered_once_it_is_released() {
     let (mut outbox, mut left) = (Outbox::default(), Vec::new());
-    outbox.logged(BatchNo(1), false, reply(1, 7), &mut note(&mut left));
+    outbox.logged(BatchNo(1), reply(1, 7), &mut note(&mut left));
     outbox.done(BatchNo(1), InputNo(1), &mut note(&mut left));
     assert_eq!(left, []);
     assert!(!outbox.nothing_held());
@@ -46,9 +46,9 @@ fn a_command_is_answered_once_it_is_released() {
 #[test]
 fn a_tentative_answer_leaves_at_once_unless_its_connection_waits() {
     let (mut outbox, mut left) = (Outbox::default(), Vec::new());
-    outbox.logged(BatchNo(1), false, reply(1, 7), &mut note(&mut left));
-    outbox.logged(BatchNo(1), true, reply(2, 7), &mut note(&mut left));
-    outbox.logged(BatchNo(1), true, reply(3, 8), &mut note(&mut left));
+    outbox.logged(BatchNo(1), reply(1, 7), &mut note(&mut left));
+    outbox.logged(BatchNo(0), reply(2, 7), &mut note(&mut left));
+    outbox.logged(BatchNo(0), reply(3, 8), &mut note(&mut left));
     outbox.done(BatchNo(1), InputNo(3), &mut note(&mut left));
     assert_eq!(left, [Left::Output(reply(3, 8))]);
     outbox.release_through(BatchNo(1), &mut note(&mut left));
@@ -56,10 +56,18 @@ fn a_tentative_answer_leaves_at_once_unless_its_connection_waits() {
 }
 
 #[test]
-fn what_is_told_unasked_is_never_tentative() {
+fn an_opening_answer_leaves_with_the_last_command_before_it() {
     let (mut outbox, mut left) = (Outbox::default(), Vec::new());
-    outbox.logged(BatchNo(1), true, event(1, 7), &mut note(&mut left));
+    outbox.logged(BatchNo(1), reply(1, 7), &mut note(&mut left));
+    outbox.logged(BatchNo(1), reply(2, 8), &mut note(&mut left));
+    outbox.done(BatchNo(2), InputNo(2), &mut note(&mut left));
     assert_eq!(left, []);
+    outbox.release_through(BatchNo(1), &mut note(&mut left));
+    assert_eq!(left, [Left::Output(reply(1, 7)), Left::Output(reply(2, 8))]);
+    outbox.logged(BatchNo(1), reply(3, 8), &mut note(&mut left));
+    assert_eq!(left[2..], [Left::Output(reply(3, 8))], "nothing to wait for");
+    outbox.release_through(BatchNo(2), &mut note(&mut left));
+    assert_eq!(left[3..], [done(2)]);
 }
 
 #[test]
@@ -79,7 +87,7 @@ fn a_query_waits_for_what_it_has_seen() {
 #[test]
 fn an_input_applied_before_the_promotion_is_not_done_before_earlier_ones() {
     let (mut outbox, mut left) = (Outbox::default(), Vec::new());
-    outbox.logged(BatchNo(1), false, reply(5, 7), &mut note(&mut left));
+    outbox.logged(BatchNo(1), reply(5, 7), &mut note(&mut left));
     outbox.done(BatchNo(1), InputNo(5), &mut note(&mut left));
     outbox.done(BatchNo(0), InputNo(6), &mut note(&mut left));
     assert_eq!(left, []);
@@ -106,7 +114,7 @@ fn a_joining_replica_gets_what_is_held_too_but_no_answers() {
     let (mut outbox, mut left) = (Outbox::default(), Vec::new());
     outbox.keep(reply(1, 7));
     outbox.keep(reply(2, 7));
-    outbox.logged(BatchNo(1), false, reply(3, 7), &mut note(&mut left));
+    outbox.logged(BatchNo(1), reply(3, 7), &mut note(&mut left));
     outbox.answer(BatchNo(1), reply(4, 8), &mut note(&mut left));
     let watermarks = Watermarks { freed_input: InputNo(1), ..Watermarks::default() };
     let undelivered = outbox.undelivered(watermarks);
@@ -135,14 +143,15 @@ fn keeps_order(steps: &[u8]) -> bool {
                 last_command
             }
             1 => {
-                outbox.logged(BatchNo(batch), true, answer, emit);
+                let release = if step % 8 == 1 { 0 } else { last_command };
+                outbox.logged(BatchNo(release), answer, emit);
                 batch
             }
             _ => {
                 events += 1;
                 outputs.insert(0, event(events, conn + 1));
                 for output in &outputs {
-                    outbox.logged(BatchNo(batch), false, output.clone(), emit);
+                    outbox.logged(BatchNo(batch), output.clone(), emit);
                 }
                 last_command = batch;
                 batch

@@ -103,7 +103,7 @@ impl Host {
                 );
                 match class {
                     Class::Query => return,
-                    Class::Tentative => {}
+                    Class::Tentative | Class::Opening => {}
                     Class::Command => {
                         self.newest_answered = self.newest_answered.max(input.0);
                     }

@@ -103,6 +103,7 @@ impl StateMachine for Board {
         match input {
             Input::Request { frame: [GET, ..], .. } => Class::Query,
             Input::Request { frame: [TX_GET | TX_PUT, ..], .. } => Class::Tentative,
+            Input::Request { frame: [BEGIN, ..], .. } => Class::Opening,
             _ => Class::Command,
         }
     }

@@ -1,14 +1,12 @@
 //! One client's connection.
 
-use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use rustix::event::epoll::{self, EventFlags};
 use state_machine::{ConnId, DomId, Input};
 use xenstore::wire::{self, Errno, Framer, HEADER_LEN, Step};
 
-use super::Token;
+use super::socket::Socket;
 use crate::host::inlet::Inlet;
 
 /// Unsent bytes at which no more requests are taken from a client.
@@ -34,19 +32,17 @@ pub(super) enum Pumped {
 pub(super) struct Client {
     conn: ConnId,
     domid: DomId,
-    stream: UnixStream,
+    socket: Socket,
     framer: Framer,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
-    sent: usize,
     under_way: u32,
     queries_under_way: u32,
     opened: bool,
-    hung_up: bool,
     waits: bool,
-    stalled: bool,
+    /// Waits for its turn, on the list of those.
+    listed: bool,
     listed_unsent: bool,
-    interest: EventFlags,
 }
 
 impl Client {
@@ -56,25 +52,19 @@ impl Client {
         stream: UnixStream,
         epoll: &OwnedFd,
     ) -> std::io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        let interest = EventFlags::IN;
-        epoll::add(epoll, &stream, Token::Conn(conn).to_data(), interest)?;
         Ok(Self {
             conn,
             domid,
-            stream,
+            socket: Socket::new(conn, stream, epoll)?,
             framer: Framer::default(),
             inbox: Vec::new(),
             outbox: Vec::new(),
-            sent: 0,
             under_way: 0,
             queries_under_way: 0,
             opened: false,
-            hung_up: false,
             waits: false,
-            stalled: false,
+            listed: false,
             listed_unsent: false,
-            interest,
         })
     }
 
@@ -88,7 +78,7 @@ impl Client {
     }
 
     pub(super) fn unsent_bytes(&self) -> usize {
-        self.outbox.len() - self.sent
+        self.outbox.len()
     }
 
     pub(super) fn has_unsent(&self) -> bool {
@@ -101,56 +91,48 @@ impl Client {
         !std::mem::replace(&mut self.listed_unsent, true)
     }
 
-    /// Notes that it is on the list of the stalled; whether it was not yet.
-    pub(super) fn mark_stalled(&mut self) -> bool {
-        !std::mem::replace(&mut self.stalled, true)
+    /// Notes that it is on the list of those that wait for their turn.
+    pub(super) fn mark_listed(&mut self) {
+        self.listed = true;
     }
 
-    pub(super) fn clear_stalled(&mut self) {
-        self.stalled = false;
+    pub(super) fn clear_listed(&mut self) {
+        self.listed = false;
     }
 
-    fn want(&mut self, interest: EventFlags, epoll: &OwnedFd) -> std::io::Result<()> {
-        if self.interest != interest && !self.hung_up {
-            epoll::modify(epoll, &self.stream, Token::Conn(self.conn).to_data(), interest)?;
-            self.interest = interest;
-        }
-        Ok(())
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed
     }
 
     /// Whether the client has closed its end.
     pub(super) fn has_hung_up(&self) -> bool {
-        self.hung_up
+        self.socket.has_hung_up()
     }
 
-    /// Reads what has come, or notes that the client has hung up.
+    /// Notes that there is something to read.
+    pub(super) fn is_readable(&mut self) {
+        self.socket.is_readable();
+    }
+
+    /// Whether there may be something to read, and room for it.
+    pub(super) fn wants_to_read(&self) -> bool {
+        self.socket.may_have_more() && self.inbox.len() < INBOX_BYTES
+    }
+
+    /// Reads what has come, if there is room for it, or notes that the client has
+    /// hung up.
     pub(super) fn read(&mut self, buffer: &mut [u8], epoll: &OwnedFd) -> std::io::Result<()> {
-        if self.hung_up {
-            return Ok(());
-        }
-        if self.inbox.len() >= INBOX_BYTES {
-            // Enough for now. `send` asks for more once answers go out.
-            return self.want(self.interest.difference(EventFlags::IN), epoll);
-        }
-        match self.stream.read(buffer) {
-            Ok(0) => {
-                // epoll would report the hang-up again and again.
-                epoll::delete(epoll, &self.stream)?;
-                self.hung_up = true;
-            }
-            Ok(len) => self.inbox.extend_from_slice(&buffer[..len]),
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(error) => return Err(error),
+        if self.wants_to_read() {
+            // Who has asked one thing sleeps until that is answered.
+            let lazily = self.under_way == 0 && self.inbox.is_empty() && !self.has_unsent();
+            let len = self.socket.read(buffer, lazily, epoll)?;
+            self.inbox.extend_from_slice(&buffer[..len]);
         }
         Ok(())
     }
 
     /// Hands in requests until there is no whole one, or the next must wait.
     pub(super) fn pump(&mut self, inlet: &mut Inlet, outstanding: u32) -> Pumped {
-        if self.stalled {
-            return Pumped::IntakeFull;
-        }
         if !self.opened {
             if inlet.push(&Input::Open { conn: self.conn, domid: self.domid }).is_err() {
                 return Pumped::IntakeFull;
@@ -194,6 +176,10 @@ impl Client {
         };
         self.inbox.drain(..at);
         self.waits = pumped == Pumped::Waits;
+        // Without a request under way nothing will go out that wakes it anyway.
+        if self.under_way == 0 && !self.has_unsent() && self.socket.settle().is_err() {
+            return Pumped::Broken("its socket fails");
+        }
         pumped
     }
 
@@ -211,31 +197,12 @@ impl Client {
     /// Sends as much as the socket takes; whether a request waited for that.
     pub(super) fn send(&mut self, epoll: &OwnedFd) -> std::io::Result<bool> {
         self.listed_unsent = false;
-        while self.sent < self.outbox.len() {
-            match self.stream.write(&self.outbox[self.sent..]) {
-                Ok(len) => self.sent += len,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
+        let sent = self.socket.send(&self.outbox, epoll)?;
+        self.outbox.drain(..sent);
+        // One burst of events must not hold its memory for ever.
+        if self.outbox.is_empty() && self.outbox.capacity() > UNSENT_SOFT_BYTES {
+            self.outbox.shrink_to(UNSENT_SOFT_BYTES);
         }
-        let mut interest = EventFlags::empty();
-        if self.sent == self.outbox.len() {
-            self.outbox.clear();
-            self.sent = 0;
-            // One burst of events must not hold its memory for ever.
-            if self.outbox.capacity() > UNSENT_SOFT_BYTES {
-                self.outbox.shrink_to(UNSENT_SOFT_BYTES);
-            }
-        } else {
-            self.outbox.drain(..self.sent);
-            self.sent = 0;
-            interest |= EventFlags::OUT;
-        }
-        if self.inbox.len() < INBOX_BYTES {
-            interest |= EventFlags::IN;
-        }
-        self.want(interest, epoll)?;
         Ok(self.waits)
     }
 }

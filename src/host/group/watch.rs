@@ -87,18 +87,13 @@ impl Watch {
         progress: u64,
     ) -> Option<String> {
         self.look(now, page);
-        let Ok(sched) = domain.sched() else {
+        let Ok(times) = domain.cpu_times() else {
             // It ends just now; its pidfd will say so.
             return None;
         };
         let at_us = u64::try_from(now.duration_since(self.start).as_micros()).unwrap_or(u64::MAX);
-        let verdict = self.monitor.observe(Observation {
-            at_us,
-            beats: self.beats,
-            work_waiting,
-            progress,
-            sched,
-        });
+        let now = Observation { at_us, beats: self.beats, work_waiting, progress, times };
+        let verdict = self.monitor.observe(now, || domain.state().ok());
         match verdict {
             Verdict::Hung(reason) => Some(reason.to_string()),
             Verdict::Alive | Verdict::Suspect | Verdict::Starved => None,

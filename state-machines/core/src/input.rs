@@ -14,6 +14,11 @@ pub enum Class {
     /// outlives it (a request inside an open transaction). It is logged in its
     /// place, but answered as soon as the primary has applied it.
     Tentative,
+    /// Begins what its own connection alone will see (a transaction), from the
+    /// state as it stands. It is logged in its place, but answered as soon as all
+    /// commands before it are released: then nothing that a client is shown can
+    /// be taken back.
+    Opening,
     /// Changes what others see: answered once the acknowledgement policy holds.
     Command,
 }

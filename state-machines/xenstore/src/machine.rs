@@ -119,6 +119,7 @@ impl<'a> Request<'a> {
             (true, false) => Class::Query,
             (true, true) if self.kind != MessageType::Control => Class::Tentative,
             (false, true) if nodes::alters(self.kind) => Class::Tentative,
+            (false, false) if self.kind == MessageType::TransactionStart => Class::Opening,
             _ => Class::Command,
         }
     }

@@ -22,16 +22,18 @@ pub(crate) struct Cursor {
     last: Option<Vec<ChildKey>>,
 }
 
+/// Checks a child; tells the hash of its path.
 fn check_child(
     parent: &Node,
     parent_hash: u64,
     key: ChildKey,
     child: &Node,
-) -> Result<(), Corruption> {
+) -> Result<u64, Corruption> {
     child.verify(parent_hash)?;
-    let named = child_hash(parent_hash, child.name()) == key.hash;
+    let hash = child_hash(parent_hash, child.name());
+    let named = hash == key.hash;
     if named && parent.children().is_some_and(|children| children.holds(key, child)) {
-        return Ok(());
+        return Ok(hash);
     }
     let name = String::from_utf8_lossy(child.name());
     Err(Corruption { what: format!("the directory around {name:?} is not what was written") })
@@ -58,13 +60,16 @@ impl Cursor {
         store: &Store,
         budget: usize,
     ) -> Result<ScrubProgress, Corruption> {
-        for _ in 0..budget.max(1) {
-            let Some(last) = &mut self.last else {
+        let place = match &mut self.last {
+            Some(place) => place,
+            none => {
                 check_top(store)?;
-                self.last = Some(Vec::new());
-                continue;
-            };
-            if !next(store, last)? {
+                none.insert(Vec::new())
+            }
+        };
+        let mut levels = descend(store, place);
+        for _ in 0..budget.max(1) {
+            if !next(&mut levels, place)? {
                 self.last = None;
                 return Ok(ScrubProgress::PassDone);
             }
@@ -73,13 +78,15 @@ impl Cursor {
     }
 }
 
-/// Moves `place` to the next node, children before siblings, and checks it;
-/// tells whether there was one.
-fn next(store: &Store, place: &mut Vec<ChildKey>) -> Result<bool, Corruption> {
-    let mut levels = Vec::with_capacity(place.len() + 1);
+/// A node and the hash of its path.
+type Level<'a> = (&'a Node, u64);
+
+/// The nodes on the way to `place`, from the root, as far as they still exist.
+fn descend<'a>(store: &'a Store, place: &[ChildKey]) -> Vec<Level<'a>> {
     let (mut node, mut hash) = (store.tree().root(), ROOT_HASH);
+    let mut levels = Vec::with_capacity(place.len() + 2);
     levels.push((node, hash));
-    for key in place.iter() {
+    for key in place {
         let Some(child) = node.children().and_then(|children| children.by_key().get(key)) else {
             break;
         };
@@ -87,17 +94,25 @@ fn next(store: &Store, place: &mut Vec<ChildKey>) -> Result<bool, Corruption> {
         hash = child_hash(hash, node.name());
         levels.push((node, hash));
     }
+    levels
+}
+
+/// Moves `place`, whose nodes are `levels`, to the next node, children before
+/// siblings, and checks it; tells whether there was one.
+fn next(levels: &mut Vec<Level<'_>>, place: &mut Vec<ChildKey>) -> Result<bool, Corruption> {
     // The children of the last node, then the later siblings of each above.
-    while let Some((node, hash)) = levels.pop() {
-        let depth = levels.len();
+    while let Some(&(node, hash)) = levels.last() {
+        let depth = levels.len() - 1;
         let last = place.get(depth).copied();
         place.truncate(depth);
         let next = node.children().and_then(|children| Order::Quick.next(children, last));
         if let Some((key, child)) = next {
-            check_child(node, hash, key, child)?;
+            let child_hash = check_child(node, hash, key, child)?;
             place.push(key);
+            levels.push((child, child_hash));
             return Ok(true);
         }
+        levels.pop();
     }
     Ok(false)
 }

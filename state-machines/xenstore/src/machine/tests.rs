@@ -287,7 +287,9 @@ fn classes() {
     for kind in [Write, Mkdir, Rm, SetPerms] {
         assert_eq!((class(kind, 0, b""), class(kind, 1, b"")), (Class::Command, Class::Tentative));
     }
-    for kind in [TransactionStart, TransactionEnd, Watch, Unwatch, ResetWatches, Introduce] {
+    let start = |tx| class(TransactionStart, tx, b"\0");
+    assert_eq!((start(0), start(1)), (Class::Opening, Class::Command));
+    for kind in [TransactionEnd, Watch, Unwatch, ResetWatches, Introduce] {
         assert_eq!((class(kind, 0, b""), class(kind, 1, b"")), (Class::Command, Class::Command));
     }
     assert_eq!(class(Control, 0, b"quota\0"), Class::Query);
