@@ -186,6 +186,34 @@ fn half_frames_and_dead_clients_do_not_matter() {
     });
 }
 
+/// Far more at once than any buffer holds, in pieces that fit no frame.
+#[test]
+fn a_burst_is_answered_to_the_last() {
+    const REQUESTS: u32 = 50_000;
+    undisturbed(|host| {
+        let mut stream = raw(host);
+        let mut writer = stream.try_clone().expect("a second descriptor");
+        let sender = std::thread::spawn(move || {
+            let mut burst = Vec::new();
+            for req_id in 0..REQUESTS {
+                burst.extend(Header { kind: 2, req_id, tx_id: 0, len: 4 }.encode());
+                burst.extend(b"/t\0\0");
+            }
+            writer.set_write_timeout(Some(PATIENCE)).expect("is set");
+            burst.chunks(9973).for_each(|piece| writer.write_all(piece).expect("sends"));
+        });
+        for req_id in 0..REQUESTS {
+            let mut answer = [0; 16];
+            stream.read_exact(&mut answer).expect("is answered");
+            let answer = Header::decode(&answer).expect("a header");
+            assert_eq!(answer.req_id, req_id);
+            let mut payload = vec![0; answer.len as usize];
+            stream.read_exact(&mut payload).expect("is whole");
+        }
+        sender.join().expect("sends all");
+    });
+}
+
 /// Writes until the daemon takes no more or has enough; whether it did.
 fn flood(stream: &mut UnixStream, piece: &[u8], pieces: usize) -> bool {
     (0..pieces).any(|_| stream.write_all(piece).is_err())

@@ -1,6 +1,6 @@
 //! Judges whether a replica hangs. Pure: samples in, verdicts out.
 //!
-//! A replica beats at least every 20 ms, even when idle. A beat that stands still
+//! A replica beats at least every 20 ms, when idle every 100 ms. A beat that stands still
 //! has four explanations, and only one of them is the replica's fault:
 //!
 //! * the monitor itself did not run: a sample that comes late counts as one
@@ -28,6 +28,9 @@ pub struct MonitorConfig {
     /// How long a beat may stand still without an excuse. At least a few beats and
     /// clock ticks of the kernel.
     pub detect_ms: u32,
+    /// How much longer it may stand still while the replica says that it is idle,
+    /// and nothing waits for it.
+    pub idle_ms: u32,
     /// How long it may stand still while the replica gets no core.
     pub starved_ms: u32,
     /// How long it may stand still while the replica is in an uninterruptible
@@ -43,6 +46,7 @@ impl Default for MonitorConfig {
             period_ms: 10,
             late_ms: 25,
             detect_ms: 50,
+            idle_ms: 100,
             starved_ms: 5_000,
             blocked_ms: 500,
             progress_ms: 1_000,
@@ -57,6 +61,8 @@ pub struct Observation {
     pub at_us: u64,
     /// The replica's beat counter.
     pub beats: u64,
+    /// Whether it says that it is idle.
+    pub idle: bool,
     /// Whether work is waiting for it.
     pub work_waiting: bool,
     /// Any number that changes when the replica gets on with work.
@@ -118,6 +124,8 @@ pub struct Monitor {
 struct Standstill {
     /// Time that counts.
     for_us: u64,
+    /// Of it, time in which the replica was idle and nothing waited for it.
+    idle_us: u64,
     /// Of it, time on a core.
     on_cpu_us: u64,
     /// Of it, time waiting for a core, as far as the kernel has told yet.
@@ -127,6 +135,7 @@ struct Standstill {
 impl Standstill {
     fn add(&mut self, span: Self) {
         self.for_us += span.for_us;
+        self.idle_us += span.idle_us;
         self.on_cpu_us += span.on_cpu_us;
         // The kernel tells of a wait when it ends, in one lump.
         self.runnable_us = (self.runnable_us + span.runnable_us).min(self.for_us);
@@ -174,8 +183,10 @@ impl Monitor {
         let late = elapsed > us(self.config.late_ms);
         let counted = if late { us(self.config.period_ms).min(elapsed) } else { elapsed };
         let grown = |now: u64, last: u64| now.saturating_sub(last) / 1000;
+        let idle = [last, now].into_iter().all(|sample| sample.idle && !sample.work_waiting);
         Standstill {
             for_us: counted,
+            idle_us: if idle { counted } else { 0 },
             on_cpu_us: grown(now.times.on_cpu_ns, last.times.on_cpu_ns).min(counted),
             runnable_us: grown(now.times.runnable_wait_ns, last.times.runnable_wait_ns),
         }
@@ -184,8 +195,10 @@ impl Monitor {
     fn judge_beat(&self, state: impl FnOnce() -> Option<char>) -> Verdict {
         let detect = us(self.config.detect_ms);
         let still = &self.beat;
-        if still.for_us < detect {
-            return if still.for_us * 2 < detect { Verdict::Alive } else { Verdict::Suspect };
+        // What an idle replica may take between two beats does not count.
+        let for_us = still.for_us - still.idle_us.min(us(self.config.idle_ms));
+        if for_us < detect {
+            return if for_us * 2 < detect { Verdict::Alive } else { Verdict::Suspect };
         }
         // The notice of its end is on its way.
         let Some(state) = state() else { return Verdict::Suspect };
@@ -199,7 +212,7 @@ impl Monitor {
             'D' => Verdict::Suspect,
             // It has just got the core it had been waiting for, and sleeps for an
             // instant on its way back to the main loop.
-            _ if still.for_us - still.runnable_us < detect => Verdict::Suspect,
+            _ if for_us.saturating_sub(still.runnable_us) < detect => Verdict::Suspect,
             _ => Verdict::Hung(HangReason::Asleep),
         }
     }

@@ -160,6 +160,7 @@ const ALWAYS: &[i64] = &[
     libc::SYS_nanosleep,
     libc::SYS_clock_nanosleep,
     libc::SYS_restart_syscall,
+    libc::SYS_timerfd_settime,
     // Time and facts.
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use consensus::{LogIndex, LogStore};
 use hypervisor::fabric::{DigestRecord, ReplicaFabric, Role as PageRole, SleepLimit};
-use hypervisor::waiting::{Nap, Spinner, Turn};
+use hypervisor::waiting::{Nap, Pace, Spinner, Turn};
 use hypervisor::{ReplicaId, SlotId};
 use state_machine::{Digest, Input, InputNo, OutputNo, Reader, ScrubProgress, StateMachine};
 
@@ -76,9 +76,10 @@ struct Scrubber {
 }
 
 impl Scrubber {
-    fn slice<M: StateMachine>(&mut self, machine: &mut M) -> Result<(), Fatal> {
-        self.slices += 1;
-        match machine.scrub(self.budget)? {
+    /// Checks a slice; one as long as `stretch` others, when they come as seldom.
+    fn slice<M: StateMachine>(&mut self, machine: &mut M, stretch: u32) -> Result<(), Fatal> {
+        self.slices += stretch;
+        match machine.scrub(self.budget * stretch as usize)? {
             ScrubProgress::PassDone => {
                 if self.slices < SCRUB_SLICES / 4 {
                     self.budget = (self.budget / 2).max(SCRUB_BUDGETS.0);
@@ -107,7 +108,9 @@ pub(crate) struct Runtime<M: StateMachine> {
     nap: Nap,
     spin_us: u32,
     spin_unreleased_us: u32,
-    beat: Duration,
+    pace: Pace,
+    /// Whether there was work since the pace was looked at.
+    worked: bool,
     next_beat: Instant,
     scrubber: Scrubber,
     slow: Duration,
@@ -135,7 +138,8 @@ impl<M: StateMachine + 'static> Runtime<M> {
             nap,
             spin_us: spec.spin_us,
             spin_unreleased_us: spec.spin_unreleased_us,
-            beat: spec.beat(),
+            pace: Pace::new(spec.beat(), spec.idle_beat(), Instant::now()),
+            worked: true,
             next_beat: Instant::now(),
             scrubber: Scrubber { budget: SCRUB_BUDGETS.0, slices: 0 },
             slow: Duration::ZERO,
@@ -164,14 +168,16 @@ impl<M: StateMachine + 'static> Runtime<M> {
             let mut moved = self.hear()?;
             moved |= self.take_inputs()?;
             moved |= self.turn(false)?;
+            let now = Instant::now();
+            self.keep_pace(now)?;
             // The first beat tells that the replica is up: what it had on disk is
             // in the state by now.
             self.fabric.page().beat();
             if !self.slow.is_zero() {
                 std::thread::sleep(self.slow);
             }
-            if Instant::now() >= self.next_beat {
-                self.tick()?;
+            if now >= self.next_beat {
+                self.tick(now)?;
             }
             if moved {
                 self.spinner.reset();
@@ -188,6 +194,18 @@ impl<M: StateMachine + 'static> Runtime<M> {
                 self.sleep();
             }
         }
+    }
+
+    /// Beats and ticks often while there is work, seldom while there is none.
+    fn keep_pace(&mut self, now: Instant) -> Result<(), Fatal> {
+        if self.pace.note(std::mem::take(&mut self.worked), now) {
+            self.fabric.page().set_idle(self.pace.is_idle());
+            let period = self.pace.period();
+            self.next_beat = self.next_beat.min(now + period);
+            let set = self.nap.set_period(period);
+            set.map_err(|source| Fatal::Os { what: "setting the timer", source })?;
+        }
+        Ok(())
     }
 
     /// Takes what host and peers have sent.
@@ -228,6 +246,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
     }
 
     fn on_control(&mut self, message: ToReplica) -> Result<(), Fatal> {
+        self.worked = true;
         match &message {
             ToReplica::Introduce { id, slot } => self.introduce(*id, *slot),
             ToReplica::Slow { delay_us } => self.slow = Duration::from_micros(*delay_us),
@@ -261,6 +280,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
                 break;
             };
             moved = true;
+            self.worked = true;
             let (_, input) = Input::decode(&mut Reader::new(&buffer))?;
             self.apply(InputNo(no), &input)?;
         }
@@ -349,14 +369,16 @@ impl<M: StateMachine + 'static> Runtime<M> {
     }
 
     /// What is done once a beat, however busy the replica is.
-    fn tick(&mut self) -> Result<(), Fatal> {
-        self.next_beat = Instant::now() + self.beat;
+    fn tick(&mut self, now: Instant) -> Result<(), Fatal> {
+        self.next_beat = now + self.pace.period();
+        // Raft's clock goes slower in an idle replica, which does no harm: its
+        // timeouts are many times longer than its heartbeats either way.
         self.replica.tick()?;
         // What could wait for company has waited long enough.
         self.turn(true)?;
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
         self.replica.show_digest_now(&mut link);
-        self.scrubber.slice(self.replica.machine_mut())?;
+        self.scrubber.slice(self.replica.machine_mut(), self.pace.stretch())?;
         self.replica.compact(LOG_ENTRIES_MAX, LOG_ENTRIES_KEPT);
         Ok(())
     }
@@ -386,6 +408,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
             page.set_generation(progress.generation);
             self.fabric.ring_host();
         }
+        self.worked = true;
         self.shown = Some(progress);
         lengthened && progress.role == Role::Standby
     }

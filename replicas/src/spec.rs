@@ -78,6 +78,8 @@ pub struct ReplicaSpec {
     pub spin_unreleased_us: u32,
     /// The longest time without a beat, milliseconds.
     pub beat_ms: u64,
+    /// The same when it has had nothing to do for a while.
+    pub idle_beat_ms: u64,
     /// Silence after which raft elects by itself, milliseconds. The host decides
     /// long before.
     pub election_ms: u64,
@@ -102,5 +104,11 @@ impl ReplicaSpec {
     #[must_use]
     pub fn beat(&self) -> Duration {
         Duration::from_millis(self.beat_ms)
+    }
+
+    /// The longest time without a beat when there is nothing to do.
+    #[must_use]
+    pub fn idle_beat(&self) -> Duration {
+        Duration::from_millis(self.idle_beat_ms)
     }
 }

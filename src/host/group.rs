@@ -162,6 +162,15 @@ impl Group {
         self.injected.insert(id, Instant::now());
     }
 
+    /// Whether nothing is under way: no failover, no start, no rebuild.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.running.is_none()
+            && self.postponed.is_empty()
+            && matches!(self.decisions.phase(), Phase::Serving { .. })
+            && self.decisions.members().all(|(_, _, standing)| standing == Standing::Voter)
+            && self.members.values().all(|member| member.ready && !member.fenced)
+    }
+
     /// Takes an event and carries out what follows from it.
     pub(crate) fn step(&mut self, event: Event, fabric: &mut HostFabric) -> Option<Notice> {
         let mut notice = None;
@@ -301,6 +310,7 @@ impl Group {
             spin_us: settings.config.xenstore.replica_spin_us,
             spin_unreleased_us: settings.config.xenstore.commit_spin_us,
             beat_ms: settings.config.monitor.beat_ms.into(),
+            idle_beat_ms: settings.idle_beat_ms().into(),
             election_ms: settings.election_ms(),
             peers,
         };

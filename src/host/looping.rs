@@ -9,7 +9,7 @@ use anyhow::Context;
 use crossbeam_channel::Receiver;
 use hypervisor::decision::{Cause, DecisionMaker, Event};
 use hypervisor::fabric::HostFabric;
-use hypervisor::waiting::{CoreChooser, Spinner, Ticker, Turn};
+use hypervisor::waiting::{CoreChooser, Pace, Spinner, Ticker, Turn};
 use hypervisor::{Generation, ReplicaId};
 use replica::protocol::FromReplica;
 use rustix::event::epoll;
@@ -23,7 +23,7 @@ use super::group::{Group, Notice};
 use super::inlet::Inlet;
 use super::inner::InnerClient;
 use super::recovery;
-use super::settings::{MONITOR_PERIOD, Settings};
+use super::settings::{IDLE_MONITOR_PERIOD, MONITOR_PERIOD, Settings};
 use super::waker::Waker;
 use crate::config::Config;
 use crate::control::{HostCall, Server};
@@ -73,6 +73,7 @@ pub(crate) struct Host {
     next_monitor: Instant,
     spinner: Spinner,
     ticker: Ticker,
+    pace: Pace,
     buffer: Vec<u8>,
     pub(super) ending: bool,
 }
@@ -133,6 +134,7 @@ impl Host {
             next_monitor: now,
             spinner: Spinner::new(),
             ticker,
+            pace: Pace::new(MONITOR_PERIOD, IDLE_MONITOR_PERIOD, now),
             buffer: Vec::new(),
             ending: false,
             settings,
@@ -163,10 +165,10 @@ impl Host {
                 self.front.flush(&mut self.inlet);
             }
             moved |= self.take_calls();
-            self.monitor();
             if moved {
                 self.spinner.reset();
             }
+            self.monitor(moved)?;
             // The primary shares this core: it gets on when we block. Clients do
             // not: the next request may come soon.
             let wait = if self.inlet.is_waiting() {
@@ -248,11 +250,24 @@ impl Host {
         fresh
     }
 
-    fn monitor(&mut self) {
+    fn set_pace(&mut self, work: bool, now: Instant) -> anyhow::Result<()> {
+        if self.pace.note(work, now) {
+            self.ticker.set_period(self.pace.period()).context("setting the timer")?;
+            self.next_monitor = self.next_monitor.min(now + self.pace.period());
+        }
+        Ok(())
+    }
+
+    fn monitor(&mut self, moved: bool) -> anyhow::Result<()> {
         let now = Instant::now();
+        if moved || (self.pace.is_idle() && !self.group.is_settled()) {
+            self.set_pace(true, now)?;
+        }
         let thorough = now >= self.next_monitor;
         if thorough {
-            self.next_monitor = now + MONITOR_PERIOD;
+            let quiet = self.group.is_settled() && !self.inlet.is_waiting();
+            self.set_pace(!quiet, now)?;
+            self.next_monitor = now + self.pace.period();
             self.choose_core(now);
         }
         let inputs_wait = self.inlet.is_waiting();
@@ -264,6 +279,7 @@ impl Host {
         if self.group.failover_runs() && !self.inlet.is_waiting() {
             self.group.answered();
         }
+        Ok(())
     }
 
     /// After the death of all replicas, once they are gone: back from disk.

@@ -33,6 +33,10 @@ const ELECTION_MS: u64 = 10_000;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How often the monitor looks.
 pub(crate) const MONITOR_PERIOD: Duration = Duration::from_millis(10);
+/// How often it looks while there is nothing to do.
+pub(crate) const IDLE_MONITOR_PERIOD: Duration = Duration::from_millis(100);
+/// How often replicas beat while there is nothing to do, milliseconds.
+const IDLE_BEAT_MS: u32 = 100;
 
 /// See the module.
 pub(crate) struct Settings {
@@ -135,10 +139,16 @@ impl Settings {
         }
     }
 
+    /// The longest time without a beat when there is nothing to do, milliseconds.
+    pub(crate) fn idle_beat_ms(&self) -> u32 {
+        IDLE_BEAT_MS.max(self.config.monitor.beat_ms)
+    }
+
     /// How hangs are judged.
     pub(crate) fn monitor(&self) -> MonitorConfig {
         MonitorConfig {
             detect_ms: self.config.monitor.detect_ms,
+            idle_ms: self.idle_beat_ms(),
             starved_ms: self.config.monitor.starved_limit_ms,
             ..MonitorConfig::default()
         }

@@ -35,6 +35,7 @@ mod word {
     // Written with every round of the main loop.
     pub(super) const BEAT: usize = 128;
     pub(super) const APPLYING_INPUT: usize = 136;
+    pub(super) const IDLE: usize = 152;
     pub(super) const LAST_APPLIED_INPUT: usize = 144;
     pub(super) const LAST_LOG_INDEX: usize = 192;
     pub(super) const LAST_LOG_TERM: usize = 200;
@@ -237,6 +238,8 @@ words! { ReplicaPageView, ReplicaPage:
     memory_bytes, set_memory_bytes: u64 = word::MEMORY_BYTES, |n| n, |n| n;
     /// Counts rounds of the replica's main loop.
     beats, set_beats: u64 = word::BEAT, |n| n, |n| n;
+    /// Whether it has had nothing to do for a while, and beats more seldom.
+    is_idle, set_idle: bool = word::IDLE, |word| word != 0, u64::from;
     /// The input that is being applied; 0 when none is.
     applying_input, set_applying_input: u64 = word::APPLYING_INPUT, |n| n, |n| n;
     /// The last input applied.

@@ -6,6 +6,7 @@ use super::*;
 struct Period {
     ms: u64,
     beats: u64,
+    idle: bool,
     state: char,
     on_cpu_ms: u64,
     runnable_ms: u64,
@@ -14,8 +15,16 @@ struct Period {
 }
 
 /// A healthy idle period.
-const IDLE: Period =
-    Period { ms: 10, beats: 1, state: 'S', on_cpu_ms: 0, runnable_ms: 0, work: false, progress: 0 };
+const IDLE: Period = Period {
+    ms: 10,
+    beats: 1,
+    idle: false,
+    state: 'S',
+    on_cpu_ms: 0,
+    runnable_ms: 0,
+    work: false,
+    progress: 0,
+};
 
 fn still(state: char, on_cpu_ms: u64) -> Period {
     Period { beats: 0, state, on_cpu_ms, ..IDLE }
@@ -30,6 +39,7 @@ fn verdict(periods: &[(usize, Period)]) -> Verdict {
     let mut now = Observation {
         at_us: 1_000_000,
         beats: 5,
+        idle: periods[0].1.idle,
         work_waiting: periods[0].1.work,
         progress: 1,
         times: CpuTimes { on_cpu_ns: 77, runnable_wait_ns: 33 },
@@ -40,6 +50,7 @@ fn verdict(periods: &[(usize, Period)]) -> Verdict {
         for _ in 0..*count {
             now.at_us += period.ms * 1000;
             now.beats += period.beats;
+            now.idle = period.idle;
             now.work_waiting = period.work;
             now.progress += period.progress;
             now.times.on_cpu_ns += period.on_cpu_ms * 1_000_000;
@@ -58,7 +69,14 @@ fn judges() {
     let busy = Period { on_cpu_ms: 10, state: 'R', work: true, progress: 3, ..IDLE };
     let stuck = Period { progress: 0, ..busy };
     let fair_share = Period { runnable_ms: 5, ..stuck };
+    let seldom = Period { idle: true, ..still('S', 0) };
+    let waited_for = Period { work: true, ..seldom };
     let cases: &[Case<'_>] = &[
+        ("idle, between two beats", &[(1, IDLE), (11, seldom)], Alive),
+        ("idle, a beat is overdue", &[(1, IDLE), (14, seldom)], Suspect),
+        ("idle and stopped", &[(1, IDLE), (15, seldom), (1, still('T', 0))], Hung(Stopped)),
+        ("idle, and work comes", &[(8, seldom), (2, waited_for)], Alive),
+        ("idle, work comes, and it sleeps on", &[(8, seldom), (5, waited_for)], Hung(Asleep)),
         ("idle", &[(500, IDLE)], Alive),
         ("beats every other sample", &[(1, IDLE), (1, still('S', 0)), (1, IDLE)], Alive),
         ("busy and getting on", &[(500, busy)], Alive),
@@ -111,6 +129,7 @@ fn a_clock_or_counter_that_jumps_back_does_no_harm() {
     let sample = |at_us, ns| Observation {
         at_us,
         beats: 1,
+        idle: false,
         work_waiting: true,
         progress: 0,
         times: CpuTimes { on_cpu_ns: ns, runnable_wait_ns: ns },
@@ -126,6 +145,7 @@ fn the_state_is_looked_at_only_when_the_beat_has_stood_still() {
     let sample = |at_us, beats| Observation {
         at_us,
         beats,
+        idle: false,
         work_waiting: true,
         progress: beats,
         times: CpuTimes::default(),

@@ -7,6 +7,7 @@
 
 mod cores;
 mod nap;
+mod pace;
 mod slice;
 
 pub use cores::{
@@ -14,6 +15,7 @@ pub use cores::{
 };
 
 pub use nap::{Nap, Ticker};
+pub use pace::Pace;
 pub use slice::set_time_slice;
 
 use std::time::{Duration, Instant};

@@ -28,15 +28,25 @@ impl Ticker {
     /// # Errors
     /// When descriptors have run out, or the period is 0.
     pub fn new(period: Duration) -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let ticker = Self { fd };
+        ticker.set_period(period)?;
+        Ok(ticker)
+    }
+
+    /// Ticks with another period from now on.
+    ///
+    /// # Errors
+    /// When the period is 0.
+    pub fn set_period(&self, period: Duration) -> io::Result<()> {
         if period.is_zero() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         let period = Timespec::try_from(period).map_err(|_| io::ErrorKind::InvalidInput)?;
         let times = Itimerspec { it_interval: period, it_value: period };
-        timerfd_settime(&fd, TimerfdTimerFlags::empty(), &times)?;
-        Ok(Self { fd })
+        timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &times)?;
+        Ok(())
     }
 
     /// Takes the tick; whether there was one.
@@ -76,6 +86,14 @@ impl Nap {
         Ok(Self { epoll, ticker })
     }
 
+    /// Has the sleep end once in another period from now on.
+    ///
+    /// # Errors
+    /// When the period is 0.
+    pub fn set_period(&self, period: Duration) -> io::Result<()> {
+        self.ticker.set_period(period)
+    }
+
     /// Sleeps; says whether the bell rang. A Unix signal ends the sleep early.
     pub fn sleep(&self) -> bool {
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(TICK) }; 2];
@@ -112,5 +130,10 @@ mod tests {
             assert!(!nap.sleep(), "a tick");
         }
         assert!(Nap::new(bell.as_fd(), Duration::ZERO).is_err());
+        assert!(nap.set_period(Duration::ZERO).is_err());
+        nap.set_period(Duration::from_millis(300)).unwrap();
+        let begin = std::time::Instant::now();
+        assert!(!nap.sleep(), "a tick of the new period");
+        assert!(begin.elapsed() > Duration::from_millis(200));
     }
 }

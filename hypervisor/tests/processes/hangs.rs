@@ -24,6 +24,7 @@ fn watch(host: &HostFabric, domain: &ProcessDomain, limit: Duration) -> Option<H
         let now = Observation {
             at_us: begin.elapsed().as_micros() as u64,
             beats: host.replica_page(slot()).beats(),
+            idle: false,
             work_waiting: false,
             progress: 0,
             times: domain.cpu_times().expect("schedstat"),

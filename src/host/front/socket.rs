@@ -136,3 +136,110 @@ impl Socket {
         Ok(sent)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    struct Pair {
+        ours: Socket,
+        theirs: UnixStream,
+        epoll: OwnedFd,
+        buffer: [u8; 8],
+    }
+
+    fn pair() -> Pair {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let mut ours = Socket::new(ConnId(1), ours, &epoll).unwrap();
+        ours.is_readable();
+        Pair { ours, theirs, epoll, buffer: [0; 8] }
+    }
+
+    impl Pair {
+        fn read(&mut self, lazily: bool) -> &[u8] {
+            let len = self.ours.read(&mut self.buffer, lazily, &self.epoll).unwrap();
+            &self.buffer[..len]
+        }
+
+        /// Bytes that the kernel still holds for us.
+        fn unread(&self) -> u64 {
+            rustix::io::ioctl_fionread(&self.ours.stream).unwrap()
+        }
+
+        fn events(&self) -> usize {
+            let mut events = Vec::with_capacity(4);
+            let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            let space = rustix::buffer::spare_capacity(&mut events);
+            epoll::wait(&self.epoll, space, Some(&none)).unwrap()
+        }
+    }
+
+    #[test]
+    fn what_was_looked_at_is_taken_when_the_answer_leaves() {
+        let mut pair = pair();
+        pair.theirs.write_all(b"ask").unwrap();
+        assert_eq!(pair.events(), 1);
+        assert_eq!(pair.read(true), b"ask");
+        assert_eq!((pair.unread(), pair.events()), (3, 0), "left there, and told once");
+        pair.theirs.write_all(b"more").unwrap();
+        assert_eq!(pair.events(), 1, "what is new is told");
+        assert_eq!(pair.ours.send(b"answer", &pair.epoll).unwrap(), 6);
+        assert_eq!(pair.unread(), 4, "exactly what was looked at is gone");
+        pair.ours.is_readable();
+        assert_eq!(pair.read(false), b"more");
+        assert_eq!(pair.unread(), 0);
+    }
+
+    #[test]
+    fn a_second_look_sees_only_what_is_new() {
+        let mut pair = pair();
+        pair.theirs.write_all(b"one").unwrap();
+        assert_eq!(pair.read(true), b"one");
+        pair.theirs.write_all(b"two").unwrap();
+        assert_eq!(pair.read(true), b"two");
+        pair.ours.settle().unwrap();
+        assert_eq!(pair.unread(), 0);
+    }
+
+    #[test]
+    fn a_full_buffer_says_that_there_may_be_more() {
+        for lazily in [true, false] {
+            let mut pair = pair();
+            pair.theirs.write_all(b"more than eight").unwrap();
+            assert_eq!(pair.read(lazily), b"more tha");
+            assert!(pair.ours.may_have_more(), "no event will tell");
+            assert_eq!(pair.read(lazily), b"n eight");
+            assert!(!pair.ours.may_have_more());
+        }
+    }
+
+    #[test]
+    fn a_hang_up_comes_after_what_was_said() {
+        let mut pair = pair();
+        pair.theirs.write_all(b"bye").unwrap();
+        assert_eq!(pair.read(true), b"bye");
+        pair.theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        pair.ours.is_readable();
+        assert!(!pair.ours.has_hung_up());
+        assert_eq!(pair.read(true), b"");
+        assert!(pair.ours.has_hung_up() && !pair.ours.may_have_more());
+    }
+
+    #[test]
+    fn room_is_asked_for_only_while_it_lacks() {
+        let mut pair = pair();
+        let flood = vec![7; 1 << 20];
+        let sent = pair.ours.send(&flood, &pair.epoll).unwrap();
+        assert!(sent < flood.len());
+        assert_eq!(pair.events(), 0);
+        let mut taken = vec![0; sent];
+        pair.theirs.read_exact(&mut taken).unwrap();
+        assert_eq!(pair.events(), 1, "there is room");
+        assert_eq!(pair.ours.send(b"rest", &pair.epoll).unwrap(), 4);
+        pair.theirs.read_exact(&mut taken[..4]).unwrap();
+        assert_eq!(pair.events(), 0, "nobody asked");
+    }
+}

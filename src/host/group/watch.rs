@@ -92,7 +92,8 @@ impl Watch {
             return None;
         };
         let at_us = u64::try_from(now.duration_since(self.start).as_micros()).unwrap_or(u64::MAX);
-        let now = Observation { at_us, beats: self.beats, work_waiting, progress, times };
+        let idle = page.is_idle();
+        let now = Observation { at_us, beats: self.beats, idle, work_waiting, progress, times };
         let verdict = self.monitor.observe(now, || domain.state().ok());
         match verdict {
             Verdict::Hung(reason) => Some(reason.to_string()),
