@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use chaos::client::{Client, Tx};
 use chaos::harness::{FailoverLog, Host, HostOptions, Signal, knob, percentile, signal};
 use chaos::rng::Rng;
 use chaos::soak::{Soak, SoakConfig};
@@ -75,4 +76,44 @@ fn a_busy_machine_is_no_hang() {
         status.replicas.iter().map(|replica| replica.id).collect::<Vec<_>>()
     };
     assert_eq!((after.generation, ids(&after)), (before.generation, ids(&before)));
+}
+
+/// How often a process has gone to sleep since it started.
+fn sleeps(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok()).expect("a count")
+}
+
+#[test]
+fn an_idle_daemon_is_seldom_awake() {
+    let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
+    let status = host.wait_complete(PATIENCE).expect("all run");
+    let pids = status.replicas.iter().map(|replica| replica.pid).chain([host.pid()]);
+    // Attention fades a second after the last piece of work.
+    std::thread::sleep(Duration::from_secs(2));
+    let before: Vec<_> = pids.map(|pid| (pid, sleeps(pid))).collect();
+    std::thread::sleep(Duration::from_secs(2));
+    for (pid, sleeps_before) in before {
+        let awake = sleeps(pid) - sleeps_before;
+        assert!(awake < 60, "process {pid} was awake {awake} times in 2 s\n{}", host.log());
+    }
+}
+
+#[test]
+fn a_replica_that_stops_while_idle_is_replaced_when_it_is_needed() {
+    let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
+    let mut client = Client::connect(host.socket()).expect("connects");
+    client.set_timeout(PATIENCE);
+    for of_primary in [true, false] {
+        let status = host.wait_complete(PATIENCE).expect("all run");
+        std::thread::sleep(Duration::from_secs(2));
+        let primary = status.primary().expect("a primary");
+        let replica = if of_primary { Some(primary) } else { status.standbys().next() };
+        signal(replica.expect("there is one").pid, Signal::STOP).expect("it lives");
+        std::thread::sleep(Duration::from_millis(100));
+        client.write(Tx::NONE, "/t/idle", b"woken").expect("is answered");
+        let after = host.xenstore().expect("a status");
+        assert_eq!(after.generation > status.generation, of_primary, "{}", host.log());
+    }
 }
