@@ -1,4 +1,4 @@
-//! Encodes snapshots in a thread of its own, so that clients do not wait for it.
+//! Encodes snapshots beside the replica, so that clients do not wait for it.
 
 use consensus::LogIndex;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -8,13 +8,34 @@ use crate::error::Fatal;
 use crate::frozen::{Frozen, Purpose};
 
 /// An encoded snapshot.
-pub(crate) struct Encoded {
-    pub(crate) purpose: Purpose,
-    pub(crate) index: LogIndex,
-    pub(crate) bytes: Vec<u8>,
+#[derive(Debug)]
+pub struct Encoded {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The last log entry in it.
+    pub index: LogIndex,
+    /// It.
+    pub bytes: Vec<u8>,
 }
 
-/// The thread's two ends. One snapshot at a time.
+impl Encoded {
+    /// Encodes a frozen state.
+    #[must_use]
+    pub fn from_frozen<M: StateMachine>(frozen: Frozen<M>) -> Self {
+        Self { purpose: frozen.purpose(), index: frozen.index(), bytes: frozen.encode() }
+    }
+}
+
+/// Encodes one snapshot at a time, while its owner goes on.
+pub trait Encode<M: StateMachine> {
+    /// Gives a snapshot to encode; whether it was taken.
+    fn give(&mut self, frozen: Frozen<M>) -> bool;
+
+    /// The encoded snapshot, when it is ready.
+    fn take(&mut self) -> Option<Encoded>;
+}
+
+/// Encodes in a thread of its own; its two ends.
 pub(crate) struct Encoder<M: StateMachine> {
     frozen: Sender<Frozen<M>>,
     encoded: Receiver<Encoded>,
@@ -29,12 +50,7 @@ impl<M: StateMachine + 'static> Encoder<M> {
             .name("snapshot".into())
             .spawn(move || {
                 for frozen in to_encode {
-                    let encoded = Encoded {
-                        purpose: frozen.purpose(),
-                        index: frozen.index(),
-                        bytes: frozen.encode(),
-                    };
-                    if done.send(encoded).is_err() {
+                    if done.send(Encoded::from_frozen(frozen)).is_err() {
                         return;
                     }
                 }
@@ -42,14 +58,14 @@ impl<M: StateMachine + 'static> Encoder<M> {
             .map_err(|source| Fatal::Os { what: "starting the snapshot thread", source })?;
         Ok(Self { frozen, encoded })
     }
+}
 
-    /// Gives a snapshot to encode; whether it was taken.
-    pub(crate) fn give(&self, frozen: Frozen<M>) -> bool {
+impl<M: StateMachine> Encode<M> for Encoder<M> {
+    fn give(&mut self, frozen: Frozen<M>) -> bool {
         self.frozen.try_send(frozen).is_ok()
     }
 
-    /// The encoded snapshot, when it is ready.
-    pub(crate) fn take(&self) -> Option<Encoded> {
+    fn take(&mut self) -> Option<Encoded> {
         self.encoded.try_recv().ok()
     }
 }

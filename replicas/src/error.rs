@@ -34,6 +34,9 @@ pub enum Fatal {
     /// What is on its disk is no log.
     #[error("recovering: {0}")]
     Recover(#[from] RecoverError),
+    /// It took an input that is made to kill whoever applies it.
+    #[error("poisoned: applied an injected poison input")]
+    Poisoned,
     /// Another leads, though this one neither died nor drained.
     #[error("deposed while serving: the state is ahead of the log")]
     Deposed,

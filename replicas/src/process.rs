@@ -1,32 +1,25 @@
 //! A replica as a process: from the first instruction to the end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use consensus::{LogStore, MemoryStore, Peer, PeerConfig, PeerId, RocksStore};
+use consensus::{LogStore, MemoryStore, RocksStore};
 use hypervisor::fabric::ReplicaFabric;
 use hypervisor::sandbox::{self, FileAccess};
-use hypervisor::waiting::{Nap, set_time_slice};
+use hypervisor::waiting::{Nap, Spinner, Turn, set_time_slice};
 use hypervisor::{death, domain};
 use state_machine::StateMachine;
 
-use crate::core::Replica;
 use crate::encoder::Encoder;
 use crate::error::Fatal;
 use crate::runtime::Runtime;
-use crate::spec::{ReplicaSpec, Start, Storage};
-
-/// The largest message of consensus but for snapshots. A batch of inputs must
-/// fit in.
-const MESSAGE_BYTES: usize = 256 * 1024;
-/// More than the replica ever has in flight, see `core`.
-const UNCOMMITTED_BYTES: usize = 64 * 1024 * 1024;
-/// Ticks between a leader's heartbeats: they only carry the commit index, the
-/// host watches for deaths.
-const HEARTBEAT_TICKS: usize = 5;
+use crate::spec::{ReplicaSpec, Storage};
 
 /// Shorter than the host's: a replica that is woken runs at once, and the host
 /// goes on when it sleeps again.
 const TIME_SLICE: Duration = Duration::from_micros(100);
+
+/// How soon to look again for what nobody rings for.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 /// Runs a replica of `M` on the descriptors that the host left to this process.
 /// Comes back only when it must stop; why is also in its page, for the host.
@@ -69,11 +62,43 @@ fn run<M: StateMachine + 'static>(
     let nap = Nap::new(fabric.doorbell_fd(), spec.beat()).map_err(os("making a timer"))?;
     // Before the first thread is started: it must not escape.
     sandbox::enter(&files)?;
-    let mut store = open_store(&spec.storage)?;
-    let peer = make_peer(spec, &mut *store)?;
-    let encoder = Encoder::start()?;
-    let replica = Replica::<M>::new(spec.replica_id(), peer);
-    Runtime::new(spec, replica, fabric, store, encoder, nap).run()
+    let store = open_store(&spec.storage)?;
+    let encoder = Encoder::<M>::start()?;
+    let runtime = Runtime::new(spec, fabric, store, Box::new(encoder), Instant::now())?;
+    drive(spec, runtime, &nap)
+}
+
+/// Steps and sleeps until something fatal happens.
+fn drive<M: StateMachine>(
+    spec: &ReplicaSpec,
+    mut runtime: Runtime<M>,
+    nap: &Nap,
+) -> Result<std::convert::Infallible, Fatal> {
+    let mut spinner = Spinner::new();
+    let mut period = spec.beat();
+    loop {
+        let step = runtime.step(Instant::now())?;
+        if !runtime.slowness().is_zero() {
+            std::thread::sleep(runtime.slowness());
+        }
+        if runtime.period() != period {
+            period = runtime.period();
+            let set = nap.set_period(period);
+            set.map_err(|source| Fatal::Os { what: "setting the timer", source })?;
+        }
+        if step.moved {
+            spinner.reset();
+        }
+        let spin_us = if step.waits_for_peers { spec.spin_unreleased_us } else { spec.spin_us };
+        if step.go_on || spinner.turn(spin_us) == Turn::Again {
+            continue;
+        }
+        if runtime.must_look_again() {
+            runtime.sleep(LOOK_AGAIN);
+        } else {
+            runtime.sleep(nap);
+        }
+    }
 }
 
 fn open_store(storage: &Storage) -> Result<Box<dyn LogStore>, Fatal> {
@@ -83,27 +108,4 @@ fn open_store(storage: &Storage) -> Result<Box<dyn LogStore>, Fatal> {
         Storage::Power { directory } => (directory, true),
     };
     Ok(Box::new(RocksStore::open(directory, sync)?))
-}
-
-fn make_peer(spec: &ReplicaSpec, store: &mut dyn LogStore) -> Result<Peer, Fatal> {
-    let ticks = usize::try_from(spec.election_ms / spec.beat_ms.max(1)).unwrap_or(usize::MAX);
-    let config = PeerConfig {
-        ack: spec.ack.into(),
-        election_ticks: ticks.max(HEARTBEAT_TICKS + 1),
-        heartbeat_ticks: HEARTBEAT_TICKS,
-        max_message_bytes: MESSAGE_BYTES,
-        max_uncommitted_bytes: UNCOMMITTED_BYTES,
-        ..PeerConfig::new(PeerId(spec.id))
-    };
-    Ok(match &spec.start {
-        Start::Bootstrap { voters } => {
-            let voters: Vec<_> = voters.iter().map(|id| PeerId(*id)).collect();
-            Peer::bootstrap(config, &voters)?
-        }
-        Start::Join => Peer::join(config)?,
-        Start::Recover => match store.load()? {
-            Some(state) => Peer::recover(config, state)?,
-            None => return Err(Fatal::Ring("nothing on disk to recover from".into())),
-        },
-    })
 }

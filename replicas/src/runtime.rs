@@ -1,20 +1,23 @@
-//! A replica as a process: the rings, the clock and the waiting around
-//! [`crate::core::Replica`].
+//! A replica on its rings: what [`crate::core::Replica`] hears and says goes
+//! through the fabric, and its progress onto its page. It has no clock:
+//! whoever drives it, a process or a simulator, tells the time and calls
+//! [`Runtime::step`] whenever there may be something to do.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use consensus::{LogIndex, LogStore};
 use hypervisor::fabric::{DigestRecord, ReplicaFabric, Role as PageRole, SleepLimit};
-use hypervisor::waiting::{Nap, Pace, Spinner, Turn};
+use hypervisor::waiting::Pace;
 use hypervisor::{ReplicaId, SlotId};
-use state_machine::{Digest, Input, InputNo, OutputNo, Reader, ScrubProgress, StateMachine};
+use state_machine::{Digest, Input, InputNo, OutputNo, Reader, StateMachine};
 
 use crate::core::{Link, Progress, Replica, Role};
-use crate::encoder::Encoder;
+use crate::encoder::Encode;
 use crate::error::Fatal;
 use crate::outbox::Watermarks;
 use crate::protocol::ToReplica;
+use crate::scrubber::Scrubber;
 use crate::spec::ReplicaSpec;
 
 /// Inputs taken in one turn, so that answers are not held up by a long queue.
@@ -28,12 +31,6 @@ const LOG_ENTRIES_MAX: u64 = 16_384;
 /// What a shortened log keeps, so that a peer that is a little behind needs no
 /// snapshot.
 const LOG_ENTRIES_KEPT: u64 = 4_096;
-/// How often a sender looks for room in a full ring.
-const BACKLOG_POLL: Duration = Duration::from_micros(200);
-/// Items checked in the smallest and the largest slice of scrubbing.
-const SCRUB_BUDGETS: (usize, usize) = (32, 256);
-/// Slices in which a pass of scrubbing should be done.
-const SCRUB_SLICES: u32 = 20;
 
 /// [`Link`] over the rings. What is sent is shown to the receivers, and they are
 /// woken, by [`Runtime::flush`].
@@ -68,46 +65,14 @@ impl Link for RingLink<'_> {
     }
 }
 
-/// Checks the state bit by bit, so fast that a pass takes about
-/// [`SCRUB_SLICES`] slices, within bounds.
-struct Scrubber {
-    budget: usize,
-    slices: u32,
-}
-
-impl Scrubber {
-    /// Checks a slice; one as long as `stretch` others, when they come as seldom.
-    fn slice<M: StateMachine>(&mut self, machine: &mut M, stretch: u32) -> Result<(), Fatal> {
-        self.slices += stretch;
-        match machine.scrub(self.budget * stretch as usize)? {
-            ScrubProgress::PassDone => {
-                if self.slices < SCRUB_SLICES / 4 {
-                    self.budget = (self.budget / 2).max(SCRUB_BUDGETS.0);
-                }
-                self.slices = 0;
-            }
-            ScrubProgress::Within if self.slices >= SCRUB_SLICES => {
-                self.budget = (self.budget * 2).min(SCRUB_BUDGETS.1);
-                self.slices = 0;
-            }
-            ScrubProgress::Within => {}
-        }
-        Ok(())
-    }
-}
-
 /// A running replica.
-pub(crate) struct Runtime<M: StateMachine> {
+pub struct Runtime<M: StateMachine> {
     replica: Replica<M>,
     fabric: ReplicaFabric,
     store: Box<dyn LogStore>,
     slots: BTreeMap<ReplicaId, SlotId>,
-    encoder: Encoder<M>,
+    encoder: Box<dyn Encode<M>>,
     encoding: bool,
-    spinner: Spinner,
-    nap: Nap,
-    spin_us: u32,
-    spin_unreleased_us: u32,
     pace: Pace,
     /// Whether there was work since the pace was looked at.
     worked: bool,
@@ -118,30 +83,41 @@ pub(crate) struct Runtime<M: StateMachine> {
     buffer: Vec<u8>,
 }
 
-impl<M: StateMachine + 'static> Runtime<M> {
-    pub(crate) fn new(
+/// What a step has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Something was done.
+    pub moved: bool,
+    /// More can be done at once.
+    pub go_on: bool,
+    /// Others have to act before a batch that is under way can be released.
+    pub waits_for_peers: bool,
+}
+
+impl<M: StateMachine> Runtime<M> {
+    /// The replica that the host has asked for, on its fabric and its log.
+    ///
+    /// # Errors
+    /// [`Fatal`] when it cannot be that.
+    pub fn new(
         spec: &ReplicaSpec,
-        replica: Replica<M>,
         fabric: ReplicaFabric,
-        store: Box<dyn LogStore>,
-        encoder: Encoder<M>,
-        nap: Nap,
-    ) -> Self {
+        mut store: Box<dyn LogStore>,
+        encoder: Box<dyn Encode<M>>,
+        now: Instant,
+    ) -> Result<Self, Fatal> {
+        let peer = spec.peer(&mut *store)?;
         let mut runtime = Self {
-            replica,
+            replica: Replica::new(spec.replica_id(), peer),
             fabric,
             store,
             slots: BTreeMap::new(),
             encoder,
             encoding: false,
-            spinner: Spinner::default(),
-            nap,
-            spin_us: spec.spin_us,
-            spin_unreleased_us: spec.spin_unreleased_us,
-            pace: Pace::new(spec.beat(), spec.idle_beat(), Instant::now()),
+            pace: Pace::new(spec.beat(), spec.idle_beat(), now),
             worked: true,
-            next_beat: Instant::now(),
-            scrubber: Scrubber { budget: SCRUB_BUDGETS.0, slices: 0 },
+            next_beat: now,
+            scrubber: Scrubber::default(),
             slow: Duration::ZERO,
             shown: None,
             buffer: Vec::new(),
@@ -151,7 +127,7 @@ impl<M: StateMachine + 'static> Runtime<M> {
                 runtime.introduce(ReplicaId(id), slot);
             }
         }
-        runtime
+        Ok(runtime)
     }
 
     fn introduce(&mut self, id: ReplicaId, slot: SlotId) {
@@ -162,50 +138,63 @@ impl<M: StateMachine + 'static> Runtime<M> {
         }
     }
 
-    /// Runs until something fatal happens.
-    pub(crate) fn run(mut self) -> Result<std::convert::Infallible, Fatal> {
-        loop {
-            let mut moved = self.hear()?;
-            moved |= self.take_inputs()?;
-            moved |= self.turn(false)?;
-            let now = Instant::now();
-            self.keep_pace(now)?;
-            // The first beat tells that the replica is up: what it had on disk is
-            // in the state by now.
-            self.fabric.page().beat();
-            if !self.slow.is_zero() {
-                std::thread::sleep(self.slow);
-            }
-            if now >= self.next_beat {
-                self.tick(now)?;
-            }
-            if moved {
-                self.spinner.reset();
-            }
-            if self.replica.has_due_batch() {
-                continue;
-            }
-            let spin_us = if self.replica.is_waiting_for_peers() {
-                self.spin_unreleased_us
-            } else {
-                self.spin_us
-            };
-            if self.spinner.turn(spin_us) == Turn::Block {
-                self.sleep();
-            }
+    /// Does what there is to do at this time.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the replica must stop.
+    pub fn step(&mut self, now: Instant) -> Result<Step, Fatal> {
+        let mut moved = self.hear()?;
+        moved |= self.take_inputs()?;
+        moved |= self.turn(false)?;
+        self.keep_pace(now);
+        // The first beat tells that the replica is up: what it had on disk is in
+        // the state by now.
+        self.fabric.page().beat();
+        if now >= self.next_beat {
+            self.tick(now)?;
         }
+        Ok(Step {
+            moved,
+            go_on: self.replica.has_due_batch(),
+            waits_for_peers: self.replica.is_waiting_for_peers(),
+        })
+    }
+
+    /// How often a step is needed even if nobody rings.
+    pub fn period(&self) -> Duration {
+        self.pace.period()
+    }
+
+    /// How much slower every step is to be, an injected fault.
+    pub fn slowness(&self) -> Duration {
+        self.slow
+    }
+
+    /// Whether there will be something to do of which nobody tells.
+    pub fn must_look_again(&mut self) -> bool {
+        // Nobody rings for an encoded snapshot, nor always for room in a ring.
+        self.encoding || self.has_backlog()
+    }
+
+    /// Sleeps until somebody rings or the limit is reached, unless something has
+    /// come already.
+    pub fn sleep<'a>(&mut self, limit: impl Into<SleepLimit<'a>>) {
+        let (wants_input, slots) = (self.replica.wants_input(), &self.slots);
+        self.fabric.wait(limit, |fabric| {
+            (wants_input && fabric.intake().has_more())
+                || fabric.control().has_more()
+                || slots
+                    .values()
+                    .any(|slot| fabric.peer_rx(*slot).is_some_and(|receiver| receiver.has_more()))
+        });
     }
 
     /// Beats and ticks often while there is work, seldom while there is none.
-    fn keep_pace(&mut self, now: Instant) -> Result<(), Fatal> {
+    fn keep_pace(&mut self, now: Instant) {
         if self.pace.note(std::mem::take(&mut self.worked), now) {
             self.fabric.page().set_idle(self.pace.is_idle());
-            let period = self.pace.period();
-            self.next_beat = self.next_beat.min(now + period);
-            let set = self.nap.set_period(period);
-            set.map_err(|source| Fatal::Os { what: "setting the timer", source })?;
+            self.next_beat = self.next_beat.min(now + self.pace.period());
         }
-        Ok(())
     }
 
     /// Takes what host and peers have sent.
@@ -292,8 +281,8 @@ impl<M: StateMachine + 'static> Runtime<M> {
     fn apply(&mut self, no: InputNo, input: &Input<'_>) -> Result<(), Fatal> {
         self.fabric.page().set_applying_input(no.0);
         if matches!(input, Input::Poison) && !self.replica.is_quarantined(no) {
-            self.fabric.page().mark_crashed(b"poisoned: applied an injected poison input");
-            std::process::abort();
+            // The page goes on telling which input it was.
+            return Err(Fatal::Poisoned);
         }
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
         self.replica.on_input(no, input, &mut link)?;
@@ -419,24 +408,6 @@ impl<M: StateMachine + 'static> Runtime<M> {
                 .slots
                 .values()
                 .any(|slot| self.fabric.peer_tx(*slot).is_some_and(|sender| sender.has_backlog()))
-    }
-
-    fn sleep(&mut self) {
-        let wants_input = self.replica.wants_input();
-        let limit = if self.encoding || self.has_backlog() {
-            // Nobody rings for an encoded snapshot, nor always for room in a ring.
-            SleepLimit::After(BACKLOG_POLL)
-        } else {
-            SleepLimit::Tick(&self.nap)
-        };
-        let slots = &self.slots;
-        self.fabric.wait(limit, |fabric| {
-            (wants_input && fabric.intake().has_more())
-                || fabric.control().has_more()
-                || slots
-                    .values()
-                    .any(|slot| fabric.peer_rx(*slot).is_some_and(|receiver| receiver.has_more()))
-        });
     }
 }
 

@@ -3,9 +3,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use consensus::AckPolicy;
+use consensus::{AckPolicy, LogStore, Peer, PeerConfig, PeerId};
 use hypervisor::{ReplicaId, SlotId};
 use serde::{Deserialize, Serialize};
+
+use crate::error::Fatal;
+
+/// The largest message of consensus but for snapshots. A batch of inputs must
+/// fit in.
+const MESSAGE_BYTES: usize = 256 * 1024;
+/// More than the replica ever has in flight, see `core`.
+const UNCOMMITTED_BYTES: usize = 64 * 1024 * 1024;
+/// Ticks between a leader's heartbeats: they only carry the commit index, the
+/// host watches for deaths.
+const HEARTBEAT_TICKS: usize = 5;
 
 /// How a new replica gets its state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,5 +121,32 @@ impl ReplicaSpec {
     #[must_use]
     pub fn idle_beat(&self) -> Duration {
         Duration::from_millis(self.idle_beat_ms)
+    }
+
+    /// Its member of the consensus group, which goes on from its log.
+    ///
+    /// # Errors
+    /// [`Fatal`] when what is asked for cannot be, or the log cannot be read.
+    pub(crate) fn peer(&self, store: &mut dyn LogStore) -> Result<Peer, Fatal> {
+        let ticks = usize::try_from(self.election_ms / self.beat_ms.max(1)).unwrap_or(usize::MAX);
+        let config = PeerConfig {
+            ack: self.ack.into(),
+            election_ticks: ticks.max(HEARTBEAT_TICKS + 1),
+            heartbeat_ticks: HEARTBEAT_TICKS,
+            max_message_bytes: MESSAGE_BYTES,
+            max_uncommitted_bytes: UNCOMMITTED_BYTES,
+            ..PeerConfig::new(PeerId(self.id))
+        };
+        Ok(match &self.start {
+            Start::Bootstrap { voters } => {
+                let voters: Vec<_> = voters.iter().map(|id| PeerId(*id)).collect();
+                Peer::bootstrap(config, &voters)?
+            }
+            Start::Join => Peer::join(config)?,
+            Start::Recover => match store.load()? {
+                Some(state) => Peer::recover(config, state)?,
+                None => return Err(Fatal::Ring("nothing on disk to recover from".into())),
+            },
+        })
     }
 }

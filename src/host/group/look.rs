@@ -1,0 +1,330 @@
+//! What happens to the replicas is noticed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use hypervisor::ReplicaId;
+use hypervisor::decision::{Cause, Event, IntakeNo, LogPosition, Phase, Standing};
+use hypervisor::fabric::HostFabric;
+use rustix::event::epoll;
+
+use super::watch::Watch;
+use super::{Group, Notice};
+use crate::events::Tag;
+use crate::host::failover::{Running, cause_name};
+use crate::host::front::Token;
+use crate::host::launcher::Launched;
+
+impl Group {
+    /// Looks at everything that is not a message: replicas that have started,
+    /// acknowledged, died or hung. `thorough` once a monitor's period, else only
+    /// what a failover waits for.
+    pub(crate) fn look(
+        &mut self,
+        thorough: bool,
+        inputs_wait: bool,
+        fabric: &mut HostFabric,
+    ) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        while let Some(launched) = self.launcher.take() {
+            self.launched(launched, fabric);
+        }
+        self.look_at_primary(fabric);
+        self.look_for_deaths(fabric, &mut notices);
+        if self.members.values().any(|member| !member.ready && !member.fenced) {
+            self.look_for_ready(fabric, &mut notices);
+        }
+        if let Phase::Electing { waiting, .. } = self.decisions.phase() {
+            let waiting: Vec<_> = waiting.iter().copied().collect();
+            self.look_for_acknowledgements(&waiting, fabric, &mut notices);
+        }
+        if thorough {
+            self.look_for_hangs(inputs_wait, fabric, &mut notices);
+            self.look_for_divergence(fabric, &mut notices);
+            self.look_for_gone(fabric);
+            self.spawn_postponed(fabric);
+            self.pin_voters();
+        }
+        notices
+    }
+
+    fn launched(&mut self, launched: Launched, fabric: &mut HostFabric) {
+        let Launched { id, domain } = launched;
+        let domain = match domain {
+            Ok(domain) => domain,
+            Err(error) => return self.start_failed(id, &error.to_string(), fabric),
+        };
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.fenced {
+            // Unwanted by now; dropping it kills it, and it is gone then.
+            drop(domain);
+            return self.forget(id, fabric);
+        }
+        let data = Token::Replica(id).to_data();
+        if let Err(error) = epoll::add(&*self.epoll, domain.pidfd(), data, epoll::EventFlags::IN) {
+            self.events.warn(&[Tag::Monitor], format!("replica {id}: epoll: {error}"));
+        }
+        member.domain = Some(domain);
+    }
+
+    fn look_for_ready(&mut self, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
+        let candidates: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, member)| !member.ready && !member.fenced && member.domain.is_some())
+            .map(|(&id, member)| (id, member.slot))
+            .collect();
+        for (id, slot) in candidates {
+            let page = fabric.replica_page(slot);
+            if page.replica() != id || page.beats() == 0 {
+                continue;
+            }
+            let watch = Watch::start(self.settings.monitor(), page, self.waker.clone());
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            member.ready = true;
+            member.watch = match watch {
+                Ok(watch) => Some(watch),
+                Err(error) => {
+                    self.events.warn(&[Tag::Monitor], format!("replica {id}: {error}"));
+                    None
+                }
+            };
+            let took = member.ordered.elapsed();
+            self.log(
+                &[Tag::Monitor, Tag::Xenstore],
+                format!("replica {id} is up after {} us", took.as_micros()),
+            );
+            notices.extend(self.step(Event::Ready { id }, fabric));
+        }
+    }
+
+    fn look_for_acknowledgements(
+        &mut self,
+        waiting: &[ReplicaId],
+        fabric: &mut HostFabric,
+        notices: &mut Vec<Notice>,
+    ) {
+        let wanted = self.decisions.generation();
+        for &id in waiting {
+            let Some(slot) = self.slot(id) else { continue };
+            let page = fabric.replica_page(slot);
+            if page.generation() == wanted {
+                let log = LogPosition { term: page.last_log_term(), index: page.last_log_index() };
+                let event = Event::Acknowledged { id, generation: wanted, log };
+                notices.extend(self.step(event, fabric));
+            }
+        }
+    }
+
+    /// Notes the primary's beat, so that its last sign of life is known well.
+    fn look_at_primary(&mut self, fabric: &HostFabric) {
+        if let Some(primary) = self.decisions.primary()
+            && let Some(member) = self.members.get_mut(&primary)
+            && let Some(watch) = &mut member.watch
+        {
+            watch.look(Instant::now(), fabric.replica_page(member.slot));
+        }
+    }
+
+    fn look_for_deaths(&mut self, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
+        let dead: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, m)| !m.fenced && m.watch.as_ref().is_some_and(Watch::says_dead))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in dead {
+            self.died(id, fabric, notices);
+        }
+    }
+
+    /// A process has ended, says its pidfd.
+    pub(crate) fn pidfd_ready(&mut self, id: ReplicaId, fabric: &mut HostFabric) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        if self.members.get(&id).is_some_and(|member| !member.fenced) {
+            self.died(id, fabric, &mut notices);
+        }
+        self.look_for_gone(fabric);
+        notices
+    }
+
+    fn died(&mut self, id: ReplicaId, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
+        let Some(slot) = self.slot(id) else { return };
+        let reason = fabric.replica_page(slot).crash_reason();
+        let cause = match &reason {
+            None => Cause::Killed,
+            Some(reason) if reason.starts_with("corrupt") => Cause::Corrupt,
+            Some(_) => Cause::Crashed,
+        };
+        if let Some(reason) = reason {
+            self.log(
+                &[Tag::Monitor, Tag::Xenstore],
+                format!("last words of replica {id}: {reason}"),
+            );
+        }
+        self.failed(id, cause, fabric, notices);
+    }
+
+    /// Gives a replica up.
+    pub(crate) fn failed(
+        &mut self,
+        id: ReplicaId,
+        cause: Cause,
+        fabric: &mut HostFabric,
+        notices: &mut Vec<Notice>,
+    ) {
+        let now = Instant::now();
+        let Some(member) = self.members.get(&id) else { return };
+        let applying = fabric.replica_page(member.slot).applying_input();
+        let applying = (applying > 0).then_some(IntakeNo(applying));
+        let leads = match self.decisions.phase() {
+            Phase::Serving { primary } | Phase::Draining { primary } => *primary == id,
+            Phase::Promoting { candidate } => *candidate == id,
+            _ => false,
+        };
+        let last_sign = self
+            .injected
+            .get(&id)
+            .copied()
+            .or_else(|| member.watch.as_ref().map(Watch::last_sign))
+            .unwrap_or(now);
+        self.log(
+            &[Tag::Monitor, Tag::Xenstore],
+            format!("replica {id}{} {}", if leads { " (primary)" } else { "" }, cause_name(cause)),
+        );
+        if leads && self.running.is_none_or(|running| running.is_planned()) {
+            self.running = Some(Running::new(id, cause, last_sign, now));
+        }
+        let applying = if leads { applying } else { None };
+        notices.extend(self.step(Event::Failed { id, cause, applying }, fabric));
+    }
+
+    fn look_for_hangs(
+        &mut self,
+        inputs_wait: bool,
+        fabric: &mut HostFabric,
+        notices: &mut Vec<Notice>,
+    ) {
+        let now = Instant::now();
+        let primary = self.decisions.primary();
+        let voters: BTreeSet<_> = self
+            .decisions
+            .members()
+            .filter(|(_, _, standing)| *standing == Standing::Voter)
+            .map(|(id, ..)| id)
+            .collect();
+        let mut hung = Vec::new();
+        for (&id, member) in &mut self.members {
+            if member.fenced {
+                continue;
+            }
+            let (Some(watch), Some(domain)) = (&mut member.watch, &member.domain) else {
+                if now.duration_since(member.ordered) > self.settings.start_limit() {
+                    hung.push((
+                        id,
+                        format!("did not come up in {:?}", self.settings.start_limit()),
+                    ));
+                }
+                continue;
+            };
+            let page = fabric.replica_page(member.slot);
+            let waits = Some(id) == primary && inputs_wait;
+            let progress = page.released_index() + fabric.page().freed_input();
+            let why = if voters.contains(&id) {
+                watch.judge(now, page, domain, waits, progress)
+            } else {
+                watch.judge_learner(now, page)
+            };
+            hung.extend(why.map(|why| (id, why)));
+        }
+        for (id, why) in hung {
+            self.log(&[Tag::Monitor, Tag::Xenstore], format!("replica {id} hangs: {why}"));
+            self.failed(id, Cause::Hung, fabric, notices);
+        }
+    }
+
+    /// Compares digests at equal places of the log.
+    fn look_for_divergence(&mut self, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
+        let mut shown: BTreeMap<u64, Vec<(ReplicaId, u64)>> = BTreeMap::new();
+        let voters = self.decisions.members().filter(|(_, _, s)| *s == Standing::Voter);
+        for (id, slot, _) in voters {
+            for record in fabric.replica_page(slot).digests() {
+                shown.entry(record.log_index).or_default().push((id, record.digest));
+            }
+        }
+        let primary = self.decisions.primary();
+        let mut wrong = BTreeSet::new();
+        for at in shown.values() {
+            wrong.extend(outvoted(at, primary));
+        }
+        for id in wrong {
+            self.log(
+                &[Tag::Monitor, Tag::Xenstore],
+                format!("replica {id} has another digest than the others at the same index"),
+            );
+            self.failed(id, Cause::Corrupt, fabric, notices);
+        }
+    }
+
+    fn look_for_gone(&mut self, fabric: &mut HostFabric) {
+        let mut gone = Vec::new();
+        for (&id, member) in &mut self.members {
+            let Some(domain) = &mut member.domain else { continue };
+            if !member.fenced {
+                continue;
+            }
+            match domain.try_wait() {
+                Ok(None) => {}
+                Ok(Some(_)) => gone.push(id),
+                Err(error) => {
+                    self.events.warn(&[Tag::Fence], format!("replica {id}: {error}"));
+                }
+            }
+        }
+        for id in gone {
+            self.forget(id, fabric);
+        }
+    }
+}
+
+/// Who is wrong, of those that show a digest of the same place of the log: the
+/// minority; without one, whoever differs from the primary.
+fn outvoted(shown: &[(ReplicaId, u64)], primary: Option<ReplicaId>) -> Vec<ReplicaId> {
+    let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
+    for (_, digest) in shown {
+        *votes.entry(*digest).or_default() += 1;
+    }
+    if votes.len() < 2 {
+        return Vec::new();
+    }
+    let most = votes.values().copied().max().unwrap_or(0);
+    let mut winners = votes.iter().filter(|(_, count)| **count == most);
+    let right = match (winners.next(), winners.next()) {
+        (Some((digest, _)), None) => Some(*digest),
+        _ => shown.iter().find(|(id, _)| Some(*id) == primary).map(|(_, digest)| *digest),
+    };
+    let Some(right) = right else { return Vec::new() };
+    shown.iter().filter(|(_, digest)| *digest != right).map(|(id, _)| *id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ReplicaId = ReplicaId(1);
+    const B: ReplicaId = ReplicaId(2);
+    const C: ReplicaId = ReplicaId(3);
+
+    #[test]
+    fn the_minority_is_wrong_even_if_it_leads() {
+        assert_eq!(outvoted(&[(A, 7), (B, 8), (C, 8)], Some(A)), vec![A]);
+        assert_eq!(outvoted(&[(A, 7), (B, 8), (C, 7)], Some(A)), vec![B]);
+        assert_eq!(outvoted(&[(A, 7), (B, 7)], Some(A)), vec![]);
+    }
+
+    #[test]
+    fn without_a_majority_the_primary_is_believed() {
+        assert_eq!(outvoted(&[(A, 7), (B, 8)], Some(B)), vec![A]);
+        assert_eq!(outvoted(&[(A, 7), (B, 8)], None), vec![]);
+    }
+}
