@@ -23,7 +23,7 @@ use crate::log::Log;
 use crate::members::Membership;
 use crate::store::MembersRecord;
 use crate::wire::{self, Receiver, StepError};
-use crate::{LogIndex, PeerConfig, PeerId, Term};
+use crate::{AckPolicy, LogIndex, PeerConfig, PeerId, Term};
 
 /// Why a peer cannot stand for election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -236,6 +236,12 @@ impl Peer {
     #[must_use]
     pub fn term(&self) -> Term {
         Term(self.raw.raft.term)
+    }
+
+    /// When an entry counts as committed here.
+    #[must_use]
+    pub fn ack_policy(&self) -> AckPolicy {
+        self.config.ack
     }
 
     fn log(&self) -> &Log {

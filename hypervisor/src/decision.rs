@@ -23,11 +23,19 @@
 //!   drained, and after every survivor has acknowledged the new generation.
 //! - **No acknowledged input is lost.** The promoted replica has the longest log
 //!   among *all* live voters. Under [`AckPolicy::AllLive`] each of them holds
-//!   every acknowledged input; under [`AckPolicy::Quorum`] a promotion needs a
-//!   majority of the logged voters alive.
+//!   every acknowledged input.
+//! - **A majority can always elect.** Under [`AckPolicy::Quorum`] the candidate
+//!   has the longest log of *all who may have a vote*, those included that are on
+//!   their way in or out: so none of them refuses its vote, and a vote that some
+//!   log counts is never killed. It holds every acknowledged input, for a majority
+//!   of the voters last told of lives, and any majority of the members under which
+//!   an input may have been acknowledged meets it: all living voters know of the
+//!   membership before it is told, and until the next is told, at most one change
+//!   is asked for; dead members that are dropped meanwhile only shrink the latter.
 //! - **Generations only grow**, by one with every change of the primary.
 //! - **Replica ids are never used again**, so "dead" is for ever.
-//! - A learner is never promoted to primary and never counted as a survivor.
+//! - A learner is never counted as a survivor, and never promoted unless it may
+//!   have got its vote and the policy is [`AckPolicy::Quorum`].
 
 mod membership;
 mod types;
@@ -158,7 +166,11 @@ impl DecisionMaker {
             Event::CaughtUp { id } => self.caught_up(id, &mut todo),
             Event::Membership { voters, learners, logged } => {
                 self.logged_voters = logged;
-                self.membership(&voters, &learners, &mut todo);
+                if !matches!(self.phase, Phase::Promoting { .. }) {
+                    self.membership(&voters, &learners, &mut todo);
+                } else if self.is_majority_dead() {
+                    self.lose(Loss::Majority, &mut todo);
+                }
             }
             Event::OperatorPromote { id } => self.operator_promote(id, &mut todo),
             Event::OperatorScale { replication_factor } => {
@@ -321,10 +333,14 @@ impl DecisionMaker {
     /// anything acknowledged.
     fn is_majority_dead(&self) -> bool {
         let serves = !matches!(self.phase, Phase::Forming | Phase::Lost { .. });
+        serves && self.misses_majority()
+    }
+
+    /// Whether the policy wants a majority of the voters in the log, and less are
+    /// alive. Who is being removed has its vote until all know that it has not.
+    fn misses_majority(&self) -> bool {
         let voters = self.logged_voters.len();
-        serves
-            && self.policy.ack == AckPolicy::Quorum
-            && voters - self.dead_logged_voters() <= voters / 2
+        self.policy.ack == AckPolicy::Quorum && voters - self.dead_logged_voters() <= voters / 2
     }
 
     /// Voters in the log that are dead: with a quorum, they count.
@@ -352,8 +368,7 @@ impl DecisionMaker {
 
     /// Raises the generation and asks every survivor to acknowledge it.
     fn elect(&mut self, todo: &mut Vec<Decision>) {
-        let survivors: BTreeSet<_> = self.live_voters().collect();
-        if let Some(why) = self.cannot_serve(&survivors) {
+        if let Some(why) = self.cannot_serve() {
             self.lose(why, todo);
             return;
         }
@@ -364,15 +379,24 @@ impl DecisionMaker {
         todo.push(self.isolation());
     }
 
-    fn cannot_serve(&self, live: &BTreeSet<ReplicaId>) -> Option<Loss> {
-        if live.is_empty() {
+    fn cannot_serve(&self) -> Option<Loss> {
+        if self.candidates().next().is_none() {
             return Some(Loss::AllReplicas);
         }
-        let majority = self.logged_voters.len() / 2 + 1;
-        if self.policy.ack == AckPolicy::Quorum && live.len() < majority {
-            return Some(Loss::Majority);
-        }
-        None
+        self.misses_majority().then_some(Loss::Majority)
+    }
+
+    /// Those that may be promoted. Under [`AckPolicy::AllLive`] only a voter
+    /// that counts holds what was acknowledged for certain. Under
+    /// [`AckPolicy::Quorum`] it is the longest log that does, and one that has it
+    /// votes for no other: so whoever may have a vote may have to lead, were it
+    /// only until the others have what it has.
+    fn candidates(&self) -> impl Iterator<Item = ReplicaId> + '_ {
+        let may_lead = |member: &Member| match self.policy.ack {
+            AckPolicy::AllLive => member.standing == Standing::Voter,
+            AckPolicy::Quorum => member.may_vote() && !member.is_out,
+        };
+        self.members.iter().filter(move |(_, member)| may_lead(member)).map(|(&id, _)| id)
     }
 
     fn lose(&mut self, why: Loss, todo: &mut Vec<Decision>) {
@@ -407,12 +431,18 @@ impl DecisionMaker {
             return;
         }
         let logs = std::mem::take(logs);
-        let survivors: BTreeSet<_> = self.live_voters().collect();
-        let candidates = || logs.iter().filter(|(id, _)| survivors.contains(id));
-        let longest = candidates().map(|(_, log)| *log).max().unwrap_or_default();
+        let candidates: BTreeSet<_> = self.candidates().collect();
+        let logs_of_candidates = logs.iter().filter(|(id, _)| candidates.contains(id));
+        let longest = logs_of_candidates.map(|(_, log)| *log).max().unwrap_or_default();
+        let has_longest = |id: &ReplicaId| logs.get(id) == Some(&longest);
         let wish = self.wish.take();
-        let first = candidates().find(|(_, log)| **log == longest).map(|(&id, _)| id);
-        let wished = wish.filter(|id| survivors.contains(id) && logs.get(id) == Some(&longest));
+        let wished =
+            wish.filter(|id| self.live_voters().any(|voter| voter == *id) && has_longest(id));
+        // Those that come or go only if nobody else can.
+        let first = self
+            .live_voters()
+            .find(has_longest)
+            .or_else(|| candidates.iter().copied().find(has_longest));
         let Some(candidate) = wished.or(first) else { return };
         self.phase = Phase::Promoting { candidate };
         self.fence_objectors(&logs, longest, todo);
@@ -427,8 +457,9 @@ impl DecisionMaker {
 
     /// Those that may have a vote without being survivors, and whose log is longer
     /// than the candidate's. Nobody was answered for what they have more, but
-    /// they would never vote for the candidate. Under [`AckPolicy::Quorum`] the
-    /// survivors are a majority without them.
+    /// they would never vote for the candidate. Under [`AckPolicy::Quorum`] they
+    /// are candidates themselves, but for those that are out: whoever asks one of
+    /// these for its vote learns that it is out, and needs it no more.
     fn fence_objectors(
         &mut self,
         logs: &BTreeMap<ReplicaId, LogPosition>,
@@ -467,8 +498,20 @@ impl DecisionMaker {
     }
 
     fn drained(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
-        if self.phase == (Phase::Draining { primary: id }) {
-            self.elect(todo);
+        match self.phase {
+            Phase::Draining { primary } if primary == id => self.elect(todo),
+            // What took it out is committed, and holds from now on. It stays, for
+            // others may not know that and need its vote.
+            Phase::Promoting { candidate }
+                if candidate == id && self.policy.ack == AckPolicy::Quorum =>
+            {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.is_out = true;
+                }
+                self.logged_voters.remove(&id);
+                self.elect(todo);
+            }
+            _ => {}
         }
     }
 

@@ -24,8 +24,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use consensus::{
-    Change, ChangeError, FenceEpoch, FenceError, LogIndex, LogStore, Peer, PeerId,
-    Role as PeerRole, Term,
+    AckPolicy, CampaignError, Change, ChangeError, FenceEpoch, FenceError, LogIndex, LogStore,
+    Peer, PeerId, Role as PeerRole, Term,
 };
 use hypervisor::{Generation, ReplicaId};
 use state_machine::{Class, Digest, Input, InputNo, Numbered, Output, StateMachine};
@@ -52,6 +52,10 @@ const CAUGHT_UP_ENTRIES: u64 = 32;
 const CAMPAIGN_TICKS: u32 = 2;
 /// The longest such wait, in ticks.
 const CAMPAIGN_TICKS_MAX: u32 = 1024;
+/// A candidate that misses a majority gives up once it waits so long, in ticks:
+/// whoever knew of later members would have stood for election by then, and be
+/// believed.
+const CAMPAIGN_TICKS_IN_VAIN: u32 = 128;
 /// Digests are published at log indexes divisible by this, so that replicas
 /// publish at the same ones.
 const DIGEST_EVERY: u64 = 16;
@@ -323,6 +327,7 @@ impl<M: StateMachine> Replica<M> {
             }
             self.role = Role::Standby;
             self.generation = generation;
+            self.membership_told = None;
             self.changes.clear();
             self.learners_behind.clear();
         } else if self.role == Role::Campaigning {
@@ -334,7 +339,37 @@ impl<M: StateMachine> Replica<M> {
 
     fn campaign(&mut self) -> Result<(), Fatal> {
         self.campaign_ticks = 0;
-        Ok(self.peer.campaign()?)
+        match self.peer.campaign() {
+            // See [`Self::tell_of_campaign`].
+            Err(CampaignError::NotMember) if self.may_be_out() => Ok(()),
+            campaign => Ok(campaign?),
+        }
+    }
+
+    /// With a quorum, one that is being removed may be needed as candidate.
+    fn may_be_out(&self) -> bool {
+        self.peer.ack_policy() == AckPolicy::Quorum
+    }
+
+    /// Tells the host that a campaign is in vain, so that it decides anew.
+    fn tell_of_campaign(&mut self, link: &mut dyn Link) {
+        if self.role != Role::Campaigning {
+            return;
+        }
+        if self.may_be_out() && self.peer.role() == PeerRole::Outsider {
+            // Its removal was in its log. The others have that by now, and lead
+            // better; but they may need its vote.
+            self.role = Role::Drained;
+            self.say(&FromReplica::Drained, link);
+        } else if self.campaign_patience >= CAMPAIGN_TICKS_IN_VAIN && self.peer.misses_quorum() {
+            let logged = self.peer.status().members.voters;
+            let message = FromReplica::Membership {
+                voters: Vec::new(),
+                learners: Vec::new(),
+                logged: logged.into_iter().map(replica_id).collect(),
+            };
+            self.say_membership(message, link);
+        }
     }
 
     /// Takes a consensus message of another replica. What makes no sense is
@@ -461,6 +496,7 @@ impl<M: StateMachine> Replica<M> {
             self.commit(entry.index, &entry.data, link)?;
         }
         self.follow_peer()?;
+        self.tell_of_campaign(link);
         if actions.snapshot_wanted && !self.snapshot_under_way && self.freeze_wanted.is_none() {
             self.freeze_wanted = Some(Purpose::Log);
         }
@@ -610,7 +646,13 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         if self.membership_changed {
-            self.tell_membership(link);
+            // The host counts on what it is told to hold at whoever survives.
+            if self.peer.members_are_known() {
+                self.tell_membership(link);
+            } else {
+                // Several changes may come to what was told before: that is news.
+                self.membership_told = None;
+            }
         }
         if self.learners_behind.is_empty() {
             return;
@@ -648,6 +690,10 @@ impl<M: StateMachine> Replica<M> {
             learners: learners.map(replica_id).collect(),
             logged: status.members.voters.iter().copied().map(replica_id).collect(),
         };
+        self.say_membership(message, link);
+    }
+
+    fn say_membership(&mut self, message: FromReplica, link: &mut dyn Link) {
         if self.membership_told.as_ref() != Some(&message) {
             self.say(&message, link);
             self.membership_told = Some(message);

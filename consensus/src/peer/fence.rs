@@ -106,10 +106,9 @@ impl Peer {
         }
         self.follow_membership();
 
-        let (alive, voters) =
-            (self.membership.live_voters(), self.membership.logged().voters.len());
-        if self.config.ack == AckPolicy::Quorum && voters > 0 && alive < raft::majority(voters) {
-            return Err(FenceError::QuorumLost { alive, voters });
+        if self.misses_quorum() {
+            let voters = self.membership.logged().voters.len();
+            return Err(FenceError::QuorumLost { alive: self.membership.live_voters(), voters });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use raft::StateRole;
 
 use super::Peer;
-use crate::{FenceEpoch, LogIndex, Members, PeerId, Term};
+use crate::{AckPolicy, FenceEpoch, LogIndex, Members, PeerId, Term};
 
 /// What a peer is in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,6 +140,38 @@ impl Peer {
                 && self.membership.voter_since(id).is_some_and(knows),
             awaits_snapshot: progress.state == raft::ProgressState::Snapshot,
         })
+    }
+
+    /// As leader, whether the members are known as they are wherever it matters.
+    ///
+    /// Under [`AckPolicy::Quorum`] that is at all voters that are not certified
+    /// dead: each stands for election, and takes over, under the members that it
+    /// knows, and majorities of others may be dead. Under
+    /// [`AckPolicy::AllLive`] it matters nowhere, for the certificates alone say
+    /// whose vote counts.
+    #[must_use]
+    pub fn members_are_known(&self) -> bool {
+        let since = self.membership.changed_at();
+        let knows = |id: PeerId| {
+            let progress = self.raw.raft.prs().get(id.0);
+            progress.is_some_and(|progress| progress.committed_index >= since)
+        };
+        let voters = &self.membership.logged().voters;
+        let mut others = voters
+            .iter()
+            .copied()
+            .filter(|&id| id != self.config.id && !self.membership.fenced().contains(&id));
+        self.config.ack == AckPolicy::AllLive || (self.is_leader() && others.all(knows))
+    }
+
+    /// Whether the policy wants a majority of the voters, and so many of those
+    /// that this peer knows are certified dead that none is left.
+    #[must_use]
+    pub fn misses_quorum(&self) -> bool {
+        let voters = self.membership.logged().voters.len();
+        self.config.ack == AckPolicy::Quorum
+            && voters > 0
+            && self.membership.live_voters() < raft::majority(voters)
     }
 
     fn peer_statuses(&self) -> Vec<PeerStatus> {

@@ -241,9 +241,31 @@ fn a_quorum_cannot_be_bypassed() {
     assert!(world.peer(A).fence(FenceEpoch(3), &dead).is_ok());
     let lost = world.peer(A).fence(FenceEpoch(4), &[B, C, PeerId(4), PeerId(5)]);
     assert_eq!(lost, Err(FenceError::QuorumLost { alive: 1, voters: 3 }));
+    assert!(world.peer(A).misses_quorum());
     let index = world.propose(b"x").unwrap();
     world.poll(A);
     assert!(world.peer(A).released() < LogIndex(index));
+}
+
+/// A voter that has not heard of a removal counts the dead, and cannot be elected
+/// by those that are a majority without them.
+#[test]
+fn a_removal_is_known_only_once_the_slowest_voter_has_heard_of_it() {
+    let mut world = led(AckPolicy::Quorum, 5);
+    assert!(world.peer(A).members_are_known());
+    world.kill(PeerId(5));
+    world.tell_all();
+    world.settle_without(&[C]);
+    let members = [A, B, C, PeerId(4)];
+    assert_eq!(world.peer(A).status().members.voters, members);
+    assert!(!world.peer(A).members_are_known());
+    for _ in 0..4 {
+        world.announce();
+        world.settle();
+    }
+    assert_eq!(world.peer(C).status().members.voters, members);
+    assert!(world.peer(A).members_are_known());
+    assert!(!world.peer(B).members_are_known(), "it is the leader that knows who knows");
 }
 
 #[test]

@@ -34,6 +34,8 @@ impl DecisionMaker {
         todo: &mut Vec<Decision>,
     ) {
         let is_first = !std::mem::replace(&mut self.membership_known, true);
+        let is_quorum = self.policy.ack == AckPolicy::Quorum;
+        let logged = &self.logged_voters;
         let mut retired = Vec::new();
         // Those that have voted once and do no more, or not yet for certain, are
         // no survivors to count on.
@@ -48,8 +50,16 @@ impl DecisionMaker {
                     member.asked = None;
                 }
                 // It has its vote, and only has to hear of it.
-                Standing::Learner if self.logged_voters.contains(&id) => {
+                Standing::Learner if logged.contains(&id) => {
                     member.asked = Some(Asked::Voter);
+                }
+                // The removal came to nothing. Whether one is still wanted, and
+                // can be borne, is decided anew; who leads by now stays.
+                Standing::Leaving if is_quorum && is_first && logged.contains(&id) => {
+                    member.standing = Standing::Voter;
+                }
+                Standing::Leaving if is_quorum && is_first && learners.contains(&id) => {
+                    member.standing = Standing::Learner;
                 }
                 Standing::Leaving if !voters.contains(&id) && !learners.contains(&id) => {
                     retired.push(id);
@@ -78,7 +88,17 @@ impl DecisionMaker {
         let count = |standing| self.members.values().filter(|m| m.standing == standing).count();
         let arriving = count(Standing::Starting) + count(Standing::Learner);
         let voters = count(Standing::Voter);
+        let is_quorum = self.policy.ack == AckPolicy::Quorum;
+        // With a quorum, the next change of votes waits until all know of the one
+        // before: see the invariants.
+        let must_wait = is_quorum && count(Standing::Leaving) > 0;
         if let Some(id) = self.unasked(Standing::Learner) {
+            if id == primary {
+                // It was promoted on its way to a vote, and has all there is.
+                self.ask(id, Asked::Voter);
+                todo.push(Decision::AddVoter { primary, id });
+                return;
+            }
             self.ask(id, Asked::Learner);
             todo.push(Decision::AddLearner { primary, id });
         } else if let Some(id) = self.unasked(Standing::Leaving) {
@@ -86,11 +106,12 @@ impl DecisionMaker {
             todo.push(Decision::Remove { primary, id });
         } else if voters + arriving > wanted {
             // With a quorum, a removal must not leave the dead in the majority.
-            if self.policy.ack == AckPolicy::AllLive || self.dead_logged_voters() == 0 {
+            if !must_wait && (!is_quorum || self.dead_logged_voters() == 0) {
                 self.shrink(primary, todo);
             }
         } else if voters < wanted
             && arriving == 0
+            && !must_wait
             && (self.policy.rebuild || self.owed > 0)
             && self.spawn(SpawnMode::Join, todo)
         {

@@ -1,6 +1,7 @@
 //! Decision by decision, for each transition. What holds whatever happens is in
 //! [`random`].
 
+mod quorum;
 mod random;
 
 use super::*;
@@ -174,20 +175,6 @@ fn no_founder_no_group() {
     let decided = maker.fail(2, Cause::Misbehaved);
     assert_eq!(decided, [kill(2, Cause::Misbehaved), Decision::DeclareLost { why }]);
     assert_eq!(maker.phase(), &Phase::Lost { why });
-}
-
-/// The founders' log names all of them: one alone is no majority of two.
-#[test]
-fn a_quorum_of_founders_must_come_up() {
-    let ack = AckPolicy::Quorum;
-    let mut maker = DecisionMaker::founded(Policy { ack, ..policy(2) });
-    maker.ready_no(1);
-    let decided = maker.fail(2, Cause::Misbehaved);
-    let why = Loss::Majority;
-    assert_eq!(
-        decided,
-        [kill(2, Cause::Misbehaved), Decision::DeclareLost { why }, kill(1, Cause::Retired),]
-    );
 }
 
 #[test]
@@ -487,32 +474,6 @@ fn all_live_goes_on_with_one_and_a_quorum_does_not() {
         };
         assert_eq!(decided, expected, "{ack:?}");
     }
-}
-
-/// A primary without a majority would never answer again.
-#[test]
-fn a_quorum_is_lost_with_the_standbys_too() {
-    let ack = AckPolicy::Quorum;
-    let mut maker = DecisionMaker::serving(Policy { ack, ..policy(3) });
-    assert_eq!(maker.fail(2, KILLED), [kill(2, KILLED), isolate(1, 1, &[2]), spawn(4, 3)]);
-    let why = Loss::Majority;
-    let rest = [kill(1, Cause::Retired), kill(4, Cause::Retired)];
-    let lost = [kill(3, KILLED), Decision::DeclareLost { why }];
-    assert_eq!(maker.fail(3, KILLED), [&lost[..], &rest[..]].concat());
-}
-
-/// Two dead of five leave a majority of three; of four they would not.
-#[test]
-fn a_quorum_is_not_scaled_down_below_the_dead() {
-    let ack = AckPolicy::Quorum;
-    let mut maker = DecisionMaker::serving(Policy { ack, rebuild: false, ..policy(5) });
-    let primary = id(1);
-    maker.fail(2, KILLED);
-    maker.fail(3, KILLED);
-    assert_eq!(maker.factor(1), []);
-    assert_eq!(maker.tell(&[1, 4, 5], &[], &[1, 3, 4, 5]), []);
-    let decided = maker.tell(&[1, 4, 5], &[], &[1, 4, 5]);
-    assert_eq!(decided, [Decision::Remove { primary, id: id(5) }]);
 }
 
 #[test]

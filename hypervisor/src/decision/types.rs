@@ -193,7 +193,9 @@ pub enum Event {
         /// Of which generation.
         generation: Generation,
     },
-    /// The primary has no input in flight and takes no more.
+    /// The primary has no input in flight and takes no more; or, under
+    /// [`AckPolicy::Quorum`], the candidate finds itself taken out of the members
+    /// and cannot lead.
     Drained {
         /// Which.
         id: ReplicaId,
@@ -203,7 +205,9 @@ pub enum Event {
         /// Which.
         id: ReplicaId,
     },
-    /// The membership, as the primary sees it.
+    /// The membership, as the primary sees it. Under [`AckPolicy::Quorum`] every
+    /// voter that lives knows of it by then. A candidate tells of it if a
+    /// majority of it is dead, so that nobody can be elected.
     Membership {
         /// Those that may carry on alone: with a vote, aware of it, and with all
         /// that is committed. The dead left out.
@@ -308,11 +312,14 @@ pub(super) struct Member {
     pub(super) slot: SlotId,
     pub(super) standing: Standing,
     pub(super) asked: Option<Asked>,
+    /// It found itself taken out of the members when it was to lead: it may still
+    /// vote, and cannot lead.
+    pub(super) is_out: bool,
 }
 
 impl Member {
     pub(super) fn new(slot: SlotId, standing: Standing) -> Self {
-        Self { slot, standing, asked: None }
+        Self { slot, standing, asked: None, is_out: false }
     }
 
     /// Whether it may have a vote, as far as anybody knows.

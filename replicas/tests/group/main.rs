@@ -20,6 +20,7 @@ struct Happened {
     kills: usize,
     handovers: usize,
     installs: usize,
+    stopgaps: usize,
 }
 
 fn run(seed: u64, ack: AckPolicy, replicas: u8, steps: usize, happened: &mut Happened) {
@@ -32,6 +33,7 @@ fn run(seed: u64, ack: AckPolicy, replicas: u8, steps: usize, happened: &mut Hap
     happened.kills += world.kills;
     happened.handovers += world.handovers;
     happened.installs += world.installs;
+    happened.stopgaps += world.stopgaps;
 }
 
 fn run_all(ack: AckPolicy, sizes: std::ops::RangeInclusive<u8>, seeds: u64) {
@@ -51,6 +53,8 @@ fn run_all(ack: AckPolicy, sizes: std::ops::RangeInclusive<u8>, seeds: u64) {
         assert!(happened.kills > least, "only {} kills", happened.kills);
         assert!(happened.handovers > least, "only {} handovers", happened.handovers);
         assert!(happened.installs > least, "only {} joins", happened.installs);
+        let may_be_needed = ack == AckPolicy::Quorum;
+        assert_eq!(happened.stopgaps > 0, may_be_needed, "{} stopgaps", happened.stopgaps);
     }
 }
 

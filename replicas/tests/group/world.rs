@@ -97,8 +97,8 @@ pub(crate) struct World {
     nodes: BTreeMap<ReplicaId, Node>,
     /// The voters in the log, the dead included, as a primary told last.
     logged: BTreeSet<ReplicaId>,
-    /// It was committed by then.
-    logged_at: LogIndex,
+    /// Who may have got a vote since, and from whom.
+    joining: Option<(ReplicaId, ReplicaId)>,
     /// Killed, and not yet confirmed gone.
     dying: Vec<ReplicaId>,
     poison: Option<InputNo>,
@@ -108,6 +108,8 @@ pub(crate) struct World {
     pub(crate) kills: usize,
     pub(crate) handovers: usize,
     pub(crate) installs: usize,
+    /// Promotions of replicas on their way in or out.
+    pub(crate) stopgaps: usize,
 }
 
 impl World {
@@ -127,7 +129,7 @@ impl World {
             ack,
             nodes: BTreeMap::new(),
             logged: BTreeSet::new(),
-            logged_at: LogIndex(0),
+            joining: None,
             dying: Vec::new(),
             poison: None,
             fuse: None,
@@ -135,6 +137,7 @@ impl World {
             kills: 0,
             handovers: 0,
             installs: 0,
+            stopgaps: 0,
         };
         world.decide(Event::Form);
         for conn in 1..=CONNS {
@@ -163,6 +166,7 @@ impl World {
                 }
             }
             Decision::Promote { id, generation, quarantine } => {
+                self.stopgaps += usize::from(!self.survivors().contains(&id));
                 let quarantine = quarantine.into_iter().map(|no| InputNo(no.0)).collect();
                 self.tell(id, ToReplica::Promote { generation, quarantine });
             }
@@ -171,7 +175,10 @@ impl World {
                 self.tell(id, ToReplica::Drain);
             }
             Decision::AddLearner { primary, id } => self.tell(primary, ToReplica::AddLearner(id)),
-            Decision::AddVoter { primary, id } => self.tell(primary, ToReplica::AddVoter(id)),
+            Decision::AddVoter { primary, id } => {
+                self.joining = Some((id, primary));
+                self.tell(primary, ToReplica::AddVoter(id));
+            }
             Decision::Remove { primary, id } => self.tell(primary, ToReplica::Remove(id)),
             Decision::DeclareLost { why } => panic!("lost: {why:?}"),
         }
@@ -377,7 +384,7 @@ impl World {
             FromReplica::CaughtUp(id) => self.decide(Event::CaughtUp { id }),
             FromReplica::Membership { voters, learners, logged } => {
                 self.logged = logged.iter().copied().collect();
-                self.logged_at = self.nodes[&id].page.commit;
+                self.joining.take_if(|(new, by)| *by != id || self.logged.contains(new));
                 self.decide(Event::Membership {
                     voters: voters.into_iter().collect(),
                     learners: learners.into_iter().collect(),
@@ -418,16 +425,23 @@ impl World {
         self.poison.is_none()
             && match self.ack {
                 AckPolicy::AllLive => others > 0,
-                // The dead count until they are out of the log, and everybody
-                // knows that.
-                AckPolicy::Quorum => {
-                    let mut logged = self.logged.iter();
-                    self.is_whole()
-                        && others > 1
-                        && logged.all(|id| self.nodes.contains_key(id))
-                        && self.nodes.values().all(|node| node.page.commit >= self.logged_at)
-                }
+                AckPolicy::Quorum => self.leaves_a_majority(id),
             }
+    }
+
+    /// Whether without `id` a majority lives of the voters that the host was told
+    /// of last, and of what they become by the change that is under way: then the
+    /// others have to go on, or come to an end without `id`.
+    fn leaves_a_majority(&self, id: ReplicaId) -> bool {
+        let lives = |other: &&ReplicaId| **other != id && self.nodes.contains_key(other);
+        let (voters, alive) = (self.logged.len(), self.logged.iter().filter(lives).count());
+        let joins = self.joining.is_some_and(|(new, _)| new != id && self.nodes.contains_key(&new));
+        let leaves = self.maker.members().any(|(other, _, standing)| {
+            standing == Standing::Leaving && self.logged.contains(&other)
+        });
+        2 * (alive + usize::from(joins)) > voters + usize::from(self.joining.is_some())
+            && 2 * alive > voters
+            && (!leaves || 2 * (alive - 1) > voters - 1)
     }
 
     fn ask(&mut self) {

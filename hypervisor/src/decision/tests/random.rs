@@ -51,8 +51,8 @@ struct World {
     certificate: u32,
     term: u64,
     lost: bool,
-    /// Nobody can be elected.
-    deadlocked: bool,
+    /// The voters that the decision maker was told of last.
+    told: BTreeSet<ReplicaId>,
     next_input: u64,
 }
 
@@ -63,6 +63,7 @@ impl World {
             maker: DecisionMaker::new(policy, ReplicaId(1), Generation(0)),
             real: BTreeMap::new(),
             used: BTreeSet::new(),
+            told: BTreeSet::clone(&founders),
             voters: founders,
             learners: BTreeSet::new(),
             dead_logs: BTreeMap::new(),
@@ -76,7 +77,6 @@ impl World {
             certificate: 0,
             term: 1,
             lost: false,
-            deadlocked: false,
             next_input: 1,
         };
         world.step(Event::Form);
@@ -115,8 +115,12 @@ impl World {
     }
 
     fn can_commit(&self) -> bool {
-        let alive = self.voters.iter().filter(|id| self.lives(**id)).count();
-        self.leads && (self.all_live() || alive > self.voters.len() / 2)
+        self.leads && (self.all_live() || self.has_majority(&self.voters))
+    }
+
+    fn has_majority(&self, voters: &BTreeSet<ReplicaId>) -> bool {
+        let alive = voters.iter().filter(|id| self.lives(**id)).count();
+        alive > voters.len() / 2
     }
 
     fn step(&mut self, event: Event) {
@@ -182,7 +186,11 @@ impl World {
                 let reliable = self.survivors().count();
                 match why {
                     Loss::AllReplicas => assert_eq!(reliable, 0),
-                    Loss::Majority => assert!(!self.all_live()),
+                    Loss::Majority => assert!(
+                        !self.all_live()
+                            && (!self.has_majority(&self.told) || !self.has_majority(&self.voters)),
+                        "a majority lives"
+                    ),
                 }
                 self.lost = true;
             }
@@ -202,8 +210,11 @@ impl World {
 
     fn promote(&mut self, id: ReplicaId, generation: Generation) {
         assert_eq!(self.acting, None, "two primaries");
-        assert!(self.lives(id) && self.voters.contains(&id));
-        assert!(self.real[&id].aware, "a learner is promoted");
+        assert!(self.lives(id));
+        if self.all_live() {
+            assert!(self.voters.contains(&id));
+            assert!(self.real[&id].aware, "a learner is promoted");
+        }
         for survivor in self.survivors() {
             assert!(self.acknowledged.contains(&survivor), "{survivor} has not acknowledged");
             assert!(self.log_of(survivor) <= self.log_of(id), "{survivor} has a longer log");
@@ -211,20 +222,21 @@ impl World {
         assert!(generation > self.last_promotion);
         assert_eq!(generation, self.maker.generation());
         assert!(self.log_of(id) >= self.committed, "acknowledged inputs are lost");
-        // Nobody votes for a shorter log than its own.
+        self.last_promotion = generation;
+        self.acting = Some(id);
+        assert!(self.is_elected(id) || !self.has_majority(&self.voters) || self.is_out(id));
+    }
+
+    /// Nobody votes for a shorter log than its own.
+    fn is_elected(&self, id: ReplicaId) -> bool {
         let log = self.log_of(id);
         let effective = self.effective();
         let votes = effective.iter().filter(|v| self.lives(**v) && self.log_of(**v) <= log);
-        if votes.count() <= effective.len() / 2 {
-            // Known, and not yet mended: under quorum, a member that is being
-            // removed may hold a longer log and outvote the candidate. Nothing is
-            // lost, but nobody serves.
-            assert!(!self.all_live(), "{id} cannot be elected");
-            self.deadlocked = true;
-            return;
-        }
-        self.last_promotion = generation;
-        self.acting = Some(id);
+        votes.count() > effective.len() / 2
+    }
+
+    fn is_out(&self, id: ReplicaId) -> bool {
+        !self.voters.contains(&id) && !self.learners.contains(&id)
     }
 
     fn pick<T>(items: impl Iterator<Item = T>, by: u8) -> Option<T> {
@@ -282,6 +294,19 @@ impl World {
 
     fn lead(&mut self) {
         let Some(id) = self.acting.filter(|_| !self.leads) else { return };
+        if self.is_out(id) {
+            assert!(!self.all_live());
+            self.acting = None;
+            self.step(Event::Drained { id });
+            return;
+        }
+        if !self.is_elected(id) {
+            assert!(!self.all_live() && !self.has_majority(&self.voters));
+            let (voters, learners) = (BTreeSet::new(), BTreeSet::new());
+            self.step(Event::Membership { voters, learners, logged: self.voters.clone() });
+            assert!(self.lost, "nobody can be elected, and nobody says so");
+            return;
+        }
         self.leads = true;
         self.term += 1;
         self.write();
@@ -375,6 +400,7 @@ impl World {
         let (voters, behind): (BTreeSet<_>, BTreeSet<_>) =
             living(&self.voters).into_iter().partition(settled);
         let learners = living(&self.learners).union(&behind).copied().collect();
+        self.told = self.voters.clone();
         self.step(Event::Membership { voters, learners, logged: self.voters.clone() });
     }
 
@@ -411,9 +437,6 @@ impl World {
     }
 
     fn happen(&mut self, what: u8, by: u8) {
-        if self.deadlocked {
-            return;
-        }
         match what % 32 {
             0..4 => self.start(by),
             4 | 5 => self.fail(by),
@@ -436,9 +459,6 @@ impl World {
     /// No more trouble: what can go on goes on.
     fn settle(&mut self) {
         for round in 0..400_u16 {
-            if self.deadlocked {
-                return;
-            }
             let by = round.to_le_bytes()[0];
             self.start(by);
             self.end(by);
@@ -461,9 +481,6 @@ fn holds(events: &[(u8, u8)], policy: Policy) -> bool {
         world.happen(what, by);
     }
     world.settle();
-    if world.deadlocked {
-        return true;
-    }
     if world.lost {
         assert!(matches!(world.maker.phase(), Phase::Lost { .. }));
         assert!(world.real.is_empty(), "{:?} outlive the loss", world.real);
