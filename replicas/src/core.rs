@@ -21,18 +21,19 @@
 //! Should the primary die, the same inputs are still in the intake and yield the
 //! same replies.
 
+mod lead;
+mod members;
+mod snapshots;
+
 use std::collections::{BTreeSet, VecDeque};
 
-use consensus::{
-    AckPolicy, CampaignError, Change, ChangeError, FenceEpoch, FenceError, LogIndex, LogStore,
-    Peer, PeerId, Role as PeerRole, Term,
-};
+use consensus::{Change, FenceEpoch, LogIndex, LogStore, Peer, PeerId, Role as PeerRole, Term};
 use hypervisor::{Generation, ReplicaId};
 use state_machine::{Class, Digest, Input, InputNo, Numbered, Output, StateMachine};
 
 use crate::batch::{self, Batch};
 use crate::error::Fatal;
-use crate::frozen::{self, Frozen, Purpose};
+use crate::frozen::Purpose;
 use crate::outbox::{BatchNo, Emission, Outbox, Watermarks};
 use crate::protocol::{FromReplica, ToReplica, peer_id, replica_id};
 
@@ -44,18 +45,12 @@ const FULL_BATCH_BYTES: usize = 16 * 1024;
 const OUTBOX_BYTES: usize = 8 * 1024 * 1024;
 /// No new inputs are taken while this many batches are not yet released.
 const BATCHES_IN_FLIGHT: usize = 256;
-/// A learner this close to the end of the log counts as caught up.
-const CAUGHT_UP_ENTRIES: u64 = 32;
 /// Ticks after which a campaign without an outcome is repeated for the first
 /// time. After each further one it takes twice as long, so that a peer that
 /// refuses its vote gets the time to stand for election itself.
 const CAMPAIGN_TICKS: u32 = 2;
 /// The longest such wait, in ticks.
 const CAMPAIGN_TICKS_MAX: u32 = 1024;
-/// A candidate that misses a majority gives up once it waits so long, in ticks:
-/// whoever knew of later members would have stood for election by then, and be
-/// believed.
-const CAMPAIGN_TICKS_IN_VAIN: u32 = 128;
 /// Digests are published at log indexes divisible by this, so that replicas
 /// publish at the same ones.
 const DIGEST_EVERY: u64 = 16;
@@ -303,75 +298,6 @@ impl<M: StateMachine> Replica<M> {
         Ok(())
     }
 
-    fn isolate(
-        &mut self,
-        generation: Generation,
-        certificate: FenceEpoch,
-        fenced: &[ReplicaId],
-    ) -> Result<(), Fatal> {
-        let dead: Vec<PeerId> = fenced.iter().map(|id| peer_id(*id)).collect();
-        for id in fenced {
-            self.learners_behind.remove(id);
-        }
-        match self.peer.fence(certificate, &dead) {
-            // As far as this replica knows; the host knows whether it is so.
-            Ok(()) | Err(FenceError::QuorumLost { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.membership_changed = true;
-        if generation > self.generation {
-            match self.role {
-                // It was fenced without being dead: its state is ahead of the log.
-                Role::Primary | Role::Draining => return Err(Fatal::Deposed),
-                Role::Standby | Role::Campaigning | Role::Finishing { .. } | Role::Drained => {}
-            }
-            self.role = Role::Standby;
-            self.generation = generation;
-            self.membership_told = None;
-            self.changes.clear();
-            self.learners_behind.clear();
-        } else if self.role == Role::Campaigning {
-            // With the certificate, a campaign begun before it was given up.
-            self.campaign()?;
-        }
-        Ok(())
-    }
-
-    fn campaign(&mut self) -> Result<(), Fatal> {
-        self.campaign_ticks = 0;
-        match self.peer.campaign() {
-            // See [`Self::tell_of_campaign`].
-            Err(CampaignError::NotMember) if self.may_be_out() => Ok(()),
-            campaign => Ok(campaign?),
-        }
-    }
-
-    /// With a quorum, one that is being removed may be needed as candidate.
-    fn may_be_out(&self) -> bool {
-        self.peer.ack_policy() == AckPolicy::Quorum
-    }
-
-    /// Tells the host that a campaign is in vain, so that it decides anew.
-    fn tell_of_campaign(&mut self, link: &mut dyn Link) {
-        if self.role != Role::Campaigning {
-            return;
-        }
-        if self.may_be_out() && self.peer.role() == PeerRole::Outsider {
-            // Its removal was in its log. The others have that by now, and lead
-            // better; but they may need its vote.
-            self.role = Role::Drained;
-            self.say(&FromReplica::Drained, link);
-        } else if self.campaign_patience >= CAMPAIGN_TICKS_IN_VAIN && self.peer.misses_quorum() {
-            let logged = self.peer.status().members.voters;
-            let message = FromReplica::Membership {
-                voters: Vec::new(),
-                learners: Vec::new(),
-                logged: logged.into_iter().map(replica_id).collect(),
-            };
-            self.say_membership(message, link);
-        }
-    }
-
     /// Takes a consensus message of another replica. What makes no sense is
     /// dropped: consensus repeats what matters.
     pub fn on_peer(&mut self, from: ReplicaId, bytes: &[u8]) {
@@ -530,15 +456,6 @@ impl<M: StateMachine> Replica<M> {
         self.show_digest(true, link);
     }
 
-    fn install(&mut self, index: LogIndex, bytes: &[u8]) -> Result<(), Fatal> {
-        let (kept, machine) = frozen::restore(bytes)?;
-        self.outbox = Outbox::from_kept(kept);
-        self.machine = machine;
-        self.applied = index;
-        self.peer.applied(index);
-        Ok(())
-    }
-
     fn commit(&mut self, index: LogIndex, entry: &[u8], link: &mut dyn Link) -> Result<(), Fatal> {
         if entry.is_empty() {
             self.membership_changed = true;
@@ -563,24 +480,6 @@ impl<M: StateMachine> Replica<M> {
         self.peer.applied(index);
         if !self.leads() {
             self.show_digest(index.0.is_multiple_of(DIGEST_EVERY), link);
-        }
-        Ok(())
-    }
-
-    /// Plays its part as the peer leads or does not. The term counts: a peer may
-    /// have lost the lead and won it again since the last look.
-    fn follow_peer(&mut self) -> Result<(), Fatal> {
-        let led = self.peer.is_leader().then(|| self.peer.term());
-        let changed = std::mem::replace(&mut self.led_term, led) != led;
-        match self.role {
-            Role::Primary | Role::Draining if changed => return Err(Fatal::Deposed),
-            Role::Finishing { .. } if changed => self.role = Role::Campaigning,
-            _ => {}
-        }
-        // It may have led before: it drained, or stood for election by itself.
-        if led.is_some() && self.role == Role::Campaigning {
-            let (barrier, _) = self.peer.log_end();
-            self.role = Role::Finishing { barrier };
         }
         Ok(())
     }
@@ -615,181 +514,10 @@ impl<M: StateMachine> Replica<M> {
         Ok(newest.is_some())
     }
 
-    /// Everything in the log is applied and released: say so, emit again what
-    /// the host may have missed, and read the intake from its oldest input.
-    fn begin_primary(&mut self, link: &mut dyn Link) {
-        self.role = Role::Primary;
-        self.became_primary = true;
-        self.batch = Batch::first();
-        self.last_command = BatchNo(0);
-        self.in_flight.clear();
-        self.change_under_way = None;
-        self.membership_changed = true;
-        self.membership_told = None;
-        let promoted = FromReplica::Promoted {
-            last_input: self.machine.last_input(),
-            last_output: self.machine.last_output(),
-        };
-        self.say(&promoted, link);
-        self.outbox.emit_again(&mut emitter(link, self.generation));
-    }
-
     fn say(&self, message: &FromReplica, link: &mut dyn Link) {
         let mut bytes = Vec::new();
         message.encode(self.generation, &mut bytes);
         link.to_host(&bytes);
-    }
-
-    /// Tells the host about membership and learners, as primary.
-    fn tell_host(&mut self, link: &mut dyn Link) {
-        if !self.leads() {
-            return;
-        }
-        if self.membership_changed {
-            // The host counts on what it is told to hold at whoever survives.
-            if self.peer.members_are_known() {
-                self.tell_membership(link);
-            } else {
-                // Several changes may come to what was told before: that is news.
-                self.membership_told = None;
-            }
-        }
-        if self.learners_behind.is_empty() {
-            return;
-        }
-        let (LogIndex(end), _) = self.peer.log_end();
-        let close: Vec<_> = self
-            .learners_behind
-            .iter()
-            .copied()
-            .filter(|id| {
-                self.peer.progress(peer_id(*id)).is_some_and(|status| {
-                    status.matched.0 > 0 && status.matched.0 + CAUGHT_UP_ENTRIES >= end
-                })
-            })
-            .collect();
-        for id in close {
-            self.learners_behind.remove(&id);
-            self.say(&FromReplica::CaughtUp(id), link);
-        }
-    }
-
-    /// Tells who the members are, until all that have a vote are settled: only
-    /// such a replica can carry on when all others die.
-    fn tell_membership(&mut self, link: &mut dyn Link) {
-        let status = self.peer.status();
-        let is_settled = |id: PeerId| {
-            id == status.id || status.peers.iter().any(|peer| peer.id == id && peer.is_settled)
-        };
-        let (voters, behind): (Vec<PeerId>, Vec<PeerId>) =
-            status.effective.voters.iter().partition(|id| is_settled(**id));
-        self.membership_changed = !behind.is_empty();
-        let learners = status.effective.learners.iter().chain(&behind).copied();
-        let message = FromReplica::Membership {
-            voters: voters.into_iter().map(replica_id).collect(),
-            learners: learners.map(replica_id).collect(),
-            logged: status.members.voters.iter().copied().map(replica_id).collect(),
-        };
-        self.say_membership(message, link);
-    }
-
-    fn say_membership(&mut self, message: FromReplica, link: &mut dyn Link) {
-        if self.membership_told.as_ref() != Some(&message) {
-            self.say(&message, link);
-            self.membership_told = Some(message);
-        }
-    }
-
-    /// Proposes the next membership change; one at a time, in order. What is
-    /// refused because another is under way is asked again in a later turn.
-    fn request_change(&mut self) {
-        if self.role != Role::Primary || self.change_under_way.is_some() {
-            return;
-        }
-        let Some(&change) = self.changes.front() else { return };
-        let changed = match change {
-            // Consensus would take its vote.
-            Change::AddLearner(id) if self.peer.progress(id).is_some_and(|peer| peer.is_voter) => {
-                Err(ChangeError::WrongRole(id))
-            }
-            change => self.peer.change(change),
-        };
-        match changed {
-            Ok(index) => {
-                self.changes.pop_front();
-                self.change_under_way = Some(index);
-            }
-            Err(ChangeError::Behind { matched, last }) if matched == last => {
-                // It comes from a snapshot, and raft goes on probing until there
-                // is something to send.
-                let _ = self.peer.propose(Vec::new());
-            }
-            Err(ChangeError::InFlight | ChangeError::Behind { .. }) => {}
-            // It was done before; the host only needs to be told.
-            Err(ChangeError::WrongRole(_)) => {
-                self.changes.pop_front();
-                self.membership_told = None;
-                self.membership_changed = true;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a membership change was refused");
-                self.changes.pop_front();
-                self.membership_changed = true;
-            }
-        }
-    }
-
-    /// The frozen state that is to be encoded, if a snapshot is wanted. Encoding
-    /// takes long and goes elsewhere; see [`Self::on_encoded`].
-    pub fn take_frozen(&mut self, watermarks: Watermarks) -> Option<Frozen<M>> {
-        if !self.batch.is_empty() || self.early_snapshot.is_some() {
-            return None;
-        }
-        let purpose = self.freeze_wanted.take()?;
-        self.snapshot_under_way |= purpose == Purpose::Log;
-        Some(Frozen {
-            purpose,
-            index: self.applied,
-            undelivered: self.outbox.undelivered(watermarks),
-            numbered: self.machine.freeze(),
-        })
-    }
-
-    /// Takes an encoded snapshot back.
-    pub fn on_encoded(&mut self, purpose: Purpose, index: LogIndex, bytes: Vec<u8>) {
-        self.early_snapshot = Some((purpose, index, bytes));
-    }
-
-    /// The primary's state runs ahead of the log: a snapshot of it counts only
-    /// once the log has caught up.
-    fn take_up_snapshot(&mut self, link: &mut dyn Link) {
-        let commit = self.peer.released();
-        let Some((purpose, index, bytes)) =
-            self.early_snapshot.take_if(|(_, index, _)| *index <= commit)
-        else {
-            return;
-        };
-        match purpose {
-            Purpose::Export { ticket } => {
-                self.say(&FromReplica::Exported { ticket, snapshot: bytes }, link);
-            }
-            Purpose::Log => {
-                self.snapshot_under_way = false;
-                if let Err(error) = self.peer.offer_snapshot(index, bytes) {
-                    // Too old by now; consensus asks again if it needs one.
-                    tracing::debug!(%error, "a snapshot was of no use");
-                }
-            }
-        }
-    }
-
-    /// Drops log entries that nobody needs, when the log is longer than `max`,
-    /// but for a tail of `keep`.
-    pub fn compact(&mut self, max: u64, keep: u64) {
-        if self.peer.log_len() > max {
-            let through = self.applied.min(self.peer.released()).0.saturating_sub(keep);
-            self.peer.compact(LogIndex(through));
-        }
     }
 
     /// Its id.

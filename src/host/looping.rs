@@ -159,8 +159,11 @@ impl Host {
             self.front.go_on(&mut self.inlet);
             self.inner.go_on(&mut self.inlet);
             moved |= self.front.flush(&mut self.inlet);
-            if self.wake_primary() && self.take_outputs() {
-                // It took the core from us, and has answered.
+            let alone = self.inlet.ledger.unanswered() == 1;
+            if self.wake_primary() && alone && self.take_outputs() {
+                // It took the core from us, and has answered. With more clients,
+                // their next requests are looked for first: answers that leave
+                // together cost less.
                 moved = true;
                 self.front.flush(&mut self.inlet);
             }
