@@ -29,8 +29,10 @@ pub enum Turn {
     Block,
 }
 
-/// A turn that gave the core away for longer than this gave it to strangers.
-const LOST_CORE: Duration = Duration::from_micros(150);
+/// A turn that gave the core away for longer than this gave it to strangers, who
+/// keep it for a whole time slice (some 3 ms). The component's own replicas, when
+/// they all tick and check their state, take a few hundred microseconds.
+const LOST_CORE: Duration = Duration::from_millis(1);
 /// How long nobody spins on a core that strangers want.
 const CONTENDED: Duration = Duration::from_millis(100);
 
