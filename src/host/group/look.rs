@@ -230,7 +230,8 @@ impl Group {
             let page = fabric.replica_page(member.slot);
             let waits = Some(id) == primary && inputs_wait;
             let progress = page.released_index() + fabric.page().freed_input();
-            let why = if voters.contains(&id) {
+            // Under quorum, one that is on its way to a vote may have to lead.
+            let why = if voters.contains(&id) || Some(id) == primary {
                 watch.judge(now, page, domain, waits, progress)
             } else {
                 watch.judge_learner(now, page)
