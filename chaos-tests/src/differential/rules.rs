@@ -167,7 +167,7 @@ pub mod special {
              permissions that the whole commit leaves";
         /// The same children in another order.
         DIRECTORY_ORDER = "directory-order", false,
-            "C lists children in the order of their creation, we by name";
+            "the same children are listed in another order than that of our creation of them";
         /// An event fewer, because an equal one was under way.
         EQUAL_EVENTS = "equal-events", false,
             "C drops an event that equals one which it has not sent yet; we send both";
