@@ -167,7 +167,8 @@ pub mod special {
              permissions that the whole commit leaves";
         /// The same children in another order.
         DIRECTORY_ORDER = "directory-order", false,
-            "the same children are listed in another order than that of our creation of them";
+            "both list children in the order of their creation; a transaction that C has \
+             tried again creates its children later than ours did";
         /// An event fewer, because an equal one was under way.
         EQUAL_EVENTS = "equal-events", false,
             "C drops an event that equals one which it has not sent yet; we send both";
