@@ -214,6 +214,40 @@ fn a_burst_is_answered_to_the_last() {
     });
 }
 
+/// A write behind a read of the same client is handed in when the read is
+/// answered, not when the daemon looks around the next time.
+#[test]
+fn a_request_that_waited_for_another_is_not_left_lying() {
+    const PAIRS: usize = 200;
+    let host = host();
+    let mut client = Client::connect(host.socket()).expect("connects");
+    client.set_timeout(PATIENCE);
+    client.write(Tx::NONE, "/t", b"0").expect("writes");
+    let (read, write): ([&[u8]; 1], [&[u8]; 1]) = ([b"/t\0"], [b"/t\x001"]);
+    let mut median = |together: bool| {
+        let mut times: Vec<Duration> = Vec::new();
+        for _ in 0..PAIRS {
+            let began = Instant::now();
+            client.queue(MessageType::Read, Tx::NONE, &read);
+            if !together {
+                client.flush().expect("sends");
+                client.reply().expect("is answered");
+            }
+            client.queue(MessageType::Write, Tx::NONE, &write);
+            client.flush().expect("sends");
+            while client.in_flight() > 0 {
+                client.reply().expect("is answered");
+            }
+            times.push(began.elapsed());
+        }
+        times.sort();
+        times[PAIRS / 2]
+    };
+    let (one_by_one, together) = (median(false), median(true));
+    // Left lying, it takes a hundred times as long.
+    assert!(together < one_by_one * 10, "{together:?} together, {one_by_one:?} one by one");
+}
+
 /// Writes until the daemon takes no more or has enough; whether it did.
 fn flood(stream: &mut UnixStream, piece: &[u8], pieces: usize) -> bool {
     (0..pieces).any(|_| stream.write_all(piece).is_err())

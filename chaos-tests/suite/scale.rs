@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use chaos::harness::{ComponentStatus, Host, HostOptions, Signal, knob, signal};
+use chaos::harness::{ComponentStatus, Host, HostOptions, Signal, knob, signal, wait_for};
 use chaos::soak::{Soak, SoakConfig};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -79,4 +79,37 @@ fn a_quorum_is_enough() {
     }
     host.wait_complete(PATIENCE).expect("all are rebuilt");
     end(&host, soak);
+}
+
+/// The cores that a thread may use, as in proc_pid_status(5).
+fn cores(status: &Path) -> String {
+    let status = std::fs::read_to_string(status).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    line.expect("a list").trim().to_owned()
+}
+
+/// A replica that is being taught inherits the launcher's cores; on the core that
+/// answers clients it would stand in their way.
+#[test]
+fn only_those_who_answer_clients_are_bound_to_a_core() {
+    let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
+    let status = host.wait_complete(PATIENCE).expect("all run");
+    let tasks = format!("/proc/{}/task", host.pid());
+    let named = |name: &str| {
+        let tasks = std::fs::read_dir(&tasks).expect("it lives").map(|task| task.expect("a task"));
+        let mut paths = tasks.map(|task| task.path());
+        let found = paths.find(|path| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
+        });
+        cores(&found.expect("there is one").join("status"))
+    };
+    let core = cores(Path::new(&format!("/proc/{}/status", host.pid())));
+    assert!(core.parse::<u32>().is_ok(), "{core} is not one core");
+    for replica in &status.replicas {
+        let path = format!("/proc/{}/status", replica.pid);
+        let bound = || Ok((cores(Path::new(&path)) == core).then_some(()));
+        wait_for("a voter is bound", PATIENCE, bound).expect("it moves");
+    }
+    let all = cores(Path::new("/proc/thread-self/status"));
+    assert_eq!([named("launcher"), named("spawner")], [all.clone(), all]);
 }

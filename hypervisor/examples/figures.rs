@@ -133,7 +133,6 @@ impl Pair {
             descriptors: host.descriptors(slot())?,
             error_output: ErrorOutput::Inherit,
             limits: Limits::default(),
-            core: None,
         })?;
         while host.replica_page(slot()).beats() == 0 {
             std::thread::yield_now();

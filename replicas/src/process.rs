@@ -1,5 +1,6 @@
 //! A replica as a process: from the first instruction to the end.
 
+use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use consensus::{LogStore, MemoryStore, RocksStore};
@@ -71,9 +72,12 @@ fn run<M: StateMachine + 'static>(
 /// Steps and sleeps until something fatal happens.
 fn drive<M: StateMachine>(
     spec: &ReplicaSpec,
-    mut runtime: Runtime<M>,
+    runtime: Runtime<M>,
     nap: &Nap,
 ) -> Result<std::convert::Infallible, Fatal> {
+    // What is fatal ends the process. To take a large state apart before would
+    // only keep those waiting who wait for its end.
+    let mut runtime = ManuallyDrop::new(runtime);
     let mut spinner = Spinner::new();
     let mut period = spec.beat();
     loop {

@@ -31,7 +31,7 @@ impl Scrubber {
         self.slices += stretch;
         match machine.scrub(self.budget * stretch as usize)? {
             ScrubProgress::PassDone => {
-                if self.slices < SCRUB_SLICES / 4 {
+                if self.slices <= SCRUB_SLICES / 4 {
                     self.budget = (self.budget / 2).max(SCRUB_BUDGETS.0);
                 }
                 self.slices = 0;

@@ -83,7 +83,6 @@ impl Host {
     pub(crate) fn new(config: Config, start: HostStart) -> anyhow::Result<Self> {
         let settings = Arc::new(Settings::new(config)?);
         let events = start.events;
-        settings.pin_this_thread().context("choosing a core (xenstore.affinity)")?;
         let fabric = HostFabric::new(settings.fabric()).context("making the shared memory")?;
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?);
         let waker = Waker::new(fabric.doorbell_fd()).context("the doorbell")?;
@@ -143,6 +142,9 @@ impl Host {
             group,
             epoll,
         };
+        // Last: the threads that start replicas and serve operators, and the
+        // choice of another core, are not bound to this one.
+        host.settings.pin_this_thread().context("choosing a core (xenstore.affinity)")?;
         let first = match found.recover {
             Some(found) => found.event(),
             None => Event::Form,
@@ -197,6 +199,8 @@ impl Host {
 
     /// Blocks until there is something to do; whether it is more than a tick.
     fn sleep(&mut self, ready: &mut Vec<epoll::Event>) -> anyhow::Result<bool> {
+        // An answer may have let a request in that had waited for it.
+        self.wake_primary();
         self.inlet.fabric.prepare_sleep();
         let slot = self.group.primary_slot();
         let has_output = slot

@@ -17,7 +17,6 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
 use super::{DomainError, system};
-use crate::waiting::Core;
 
 /// The first inherited descriptor's number in the child.
 const FIRST_DESCRIPTOR: RawFd = 3;
@@ -72,9 +71,6 @@ pub struct SpawnSpec {
     pub error_output: ErrorOutput,
     /// Resource limits.
     pub limits: Limits,
-    /// The core it starts on and is bound to; otherwise it may use all cores that
-    /// the first spawning thread could use.
-    pub core: Option<Core>,
 }
 
 /// The descriptors that this process inherited from the host which started it as
@@ -169,7 +165,6 @@ struct Plan {
     /// All sources are above all targets. -1 leaves the target as it is.
     sources: Vec<RawFd>,
     limits: [(u32, Option<u64>); 4],
-    affinity: Option<libc::cpu_set_t>,
     parent: libc::pid_t,
     failed_call: &'static str,
     errno: c_int,
@@ -233,22 +228,11 @@ fn spawn_here(spec: SpawnSpec) -> Result<Started, DomainError> {
             (libc::RLIMIT_AS, spec.limits.address_space_bytes),
             (libc::RLIMIT_DATA, spec.limits.data_bytes),
         ],
-        affinity: spec.core.map(affinity),
         parent: rustix::process::getpid().as_raw_nonzero().get(),
         failed_call: "",
         errno: 0,
     };
     clone_child(&mut plan)
-}
-
-fn affinity(core: Core) -> libc::cpu_set_t {
-    // SAFETY: all zeros is the empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    if usize::from(core.0) < libc::CPU_SETSIZE as usize {
-        // SAFETY: the number is below the set's size, as just checked.
-        unsafe { libc::CPU_SET(usize::from(core.0), &mut set) };
-    }
-    set
 }
 
 /// Room for the child's few calls until it executes.
@@ -342,11 +326,6 @@ fn child_steps(plan: &Plan) -> &'static str {
                     return "setrlimit";
                 }
             }
-        }
-        if let Some(set) = &plan.affinity
-            && libc::sched_setaffinity(0, size_of_val(set), set) != 0
-        {
-            return "sched_setaffinity";
         }
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = libc::SIG_DFL;

@@ -49,7 +49,6 @@ fn spec(role: &str) -> SpawnSpec {
         descriptors: Vec::new(),
         error_output: ErrorOutput::Discard,
         limits: Limits::default(),
-        core: None,
     }
 }
 

@@ -157,9 +157,6 @@ impl Group {
             descriptors,
             error_output: Default::default(),
             limits: Limits { data_bytes: settings.memory_bytes(), ..Limits::default() },
-            // A joining replica has much to do and must not do it on the core that
-            // answers clients: it moves there when it has its vote.
-            core: None,
         })
     }
 
