@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use machine::Machine;
 pub use report::{BenchReport, Measured, Population, RowReport};
-pub use row::{Row, Unit, UnknownRow};
+pub use row::{Row, Unit};
 
 use crate::client::ClientError;
 use row::Sample;

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 use xenstore::wire::MessageType;
 
@@ -77,24 +78,6 @@ impl Row {
         Self::Watch1000,
     ];
 
-    /// Its name on the command line and in reports for programs.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Read1 => "read1",
-            Self::Write1 => "write1",
-            Self::Transaction10 => "transaction10",
-            Self::Read8 => "read8",
-            Self::Write8 => "write8",
-            Self::Read64 => "read64",
-            Self::Write64 => "write64",
-            Self::ReadInFlight16 => "read_in_flight16",
-            Self::WriteInFlight16 => "write_in_flight16",
-            Self::WatchFire => "watch_fire",
-            Self::Watch1000 => "watch1000",
-        }
-    }
-
     /// What its figures count.
     #[must_use]
     pub fn unit(self) -> Unit {
@@ -132,19 +115,12 @@ impl Row {
     }
 }
 
-/// There is no such row.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no row `{given}`; there are {}", Row::ALL.map(Row::name).join(", "))]
-pub struct UnknownRow {
-    given: String,
-}
-
+/// By the name that it has in reports for programs.
 impl FromStr for Row {
-    type Err = UnknownRow;
+    type Err = serde::de::value::Error;
 
-    fn from_str(name: &str) -> std::result::Result<Self, UnknownRow> {
-        let found = Self::ALL.into_iter().find(|row| row.name() == name);
-        found.ok_or_else(|| UnknownRow { given: name.to_owned() })
+    fn from_str(name: &str) -> std::result::Result<Self, Self::Err> {
+        Self::deserialize(name.into_deserializer())
     }
 }
 
