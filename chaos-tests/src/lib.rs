@@ -10,6 +10,7 @@ pub mod differential;
 pub mod harness;
 pub mod history;
 pub mod peers;
+pub mod report;
 pub mod rng;
 pub mod skip;
 pub mod soak;
