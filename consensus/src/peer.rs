@@ -1,5 +1,6 @@
 //! The peer: raft, made safe to drive from outside.
 
+mod describe;
 mod fence;
 mod lead;
 mod poll;

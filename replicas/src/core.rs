@@ -21,6 +21,7 @@
 //! Should the primary die, the same inputs are still in the intake and yield the
 //! same replies.
 
+mod describe;
 mod lead;
 mod members;
 mod snapshots;
