@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 pub use client::Client;
 pub use server::{HostCall, Listener, Reply, Server};
 
-use crate::events::Event;
 use crate::status::Status;
+use coordinator::events::Event;
 
 /// The version of the protocol. A peer of another one is turned away.
 pub const VERSION: u32 = 1;

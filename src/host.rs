@@ -7,16 +7,10 @@
 //! wake the loop.
 
 mod calls;
-mod failover;
-mod front;
-mod group;
 mod import;
-mod inlet;
-mod inner;
 mod launcher;
-mod ledger;
 mod looping;
-mod recovery;
+mod machine;
 mod settings;
 mod waker;
 
@@ -26,7 +20,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::control::Listener;
-use crate::events::{Events, Tag};
+use coordinator::events::{Events, Tag};
 
 /// What the daemon is started with, besides its configuration.
 pub struct HostStart {
@@ -38,7 +32,7 @@ pub struct HostStart {
     pub ready: Box<dyn FnOnce()>,
 }
 
-/// The whole life of a replica's process, as [`group`] started it.
+/// The whole life of a replica's process, as [`machine`] started it.
 #[must_use]
 pub fn replica(args: Vec<OsString>) -> ExitCode {
     let spec = args.first().and_then(|spec| spec.to_str());

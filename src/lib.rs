@@ -11,7 +11,6 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
-pub mod events;
 pub mod host;
 pub mod start;
 pub mod status;

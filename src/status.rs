@@ -2,6 +2,7 @@
 
 mod text;
 
+pub use coordinator::{Failover, MAX_FAILOVERS};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{AckPolicy, Durability};
@@ -88,9 +89,6 @@ pub struct Component {
     pub counters: Counters,
 }
 
-/// How many failovers a status lists at most.
-pub const MAX_FAILOVERS: usize = 64;
-
 impl Component {
     /// How well a component of `replication_factor` does with `replicas`.
     #[must_use]
@@ -169,32 +167,6 @@ pub enum ReplicaState {
     Fencing,
     /// It is stopped for certain.
     Dead,
-}
-
-/// One failover.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Failover {
-    /// When it was noticed, milliseconds since the Unix epoch.
-    pub at_unix_ms: u64,
-    /// What was wrong with the old primary, such as `died` or `hung`.
-    pub cause: String,
-    /// The old primary.
-    pub from: u64,
-    /// The new primary.
-    pub to: u64,
-    /// The new primary's generation.
-    pub generation: u64,
-    /// From the fault, where its moment is known, to the notice, microseconds.
-    pub detect_us: u64,
-    /// From the notice to the certainty that the old primary is stopped,
-    /// microseconds.
-    pub fence_us: u64,
-    /// From there to the new primary's election, microseconds.
-    pub promote_us: u64,
-    /// From there to the first reply, microseconds.
-    pub replay_us: u64,
-    /// From the fault to the first reply, microseconds.
-    pub total_us: u64,
 }
 
 /// What a component has done and holds.

@@ -8,8 +8,8 @@ use clap::Args;
 
 use super::{Format, Which, print};
 use crate::control::{ControlError, Fault, FaultKind, Request, Response, Target};
-use crate::events::Event;
 use crate::start::is_taken;
+use coordinator::events::Event;
 
 /// How long a daemon that answered `down` may take to be gone.
 const GONE_PATIENCE: Duration = Duration::from_secs(30);

@@ -15,11 +15,11 @@ use clap::Args;
 use super::Settings;
 use crate::config::{Config, Loaded, LogLevel};
 use crate::control::Listener;
-use crate::events::{Events, Tag};
 use crate::host::HostStart;
 use crate::start::{
     READY_WORD, Ready, RunDir, control_socket, log_file, make_dir, xenstore_socket,
 };
+use coordinator::events::{Events, Tag};
 
 /// How long a daemon in the background may take to be ready.
 const READY_PATIENCE: Duration = Duration::from_secs(60);

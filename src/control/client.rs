@@ -50,7 +50,7 @@ impl Client {
         &mut self,
         follow: bool,
         after: u64,
-        mut take: impl FnMut(&[crate::events::Event]) -> bool,
+        mut take: impl FnMut(&[coordinator::events::Event]) -> bool,
     ) -> Result<(), ControlError> {
         if follow {
             self.reader.get_ref().set_read_timeout(None)?;

@@ -18,8 +18,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::{ControlError, MAX_LINE, Request, Response, open, seal};
-use crate::events::{Events, Tag};
 use crate::start::notify_stopping;
+use coordinator::events::{Events, Tag};
 
 /// Calls that may wait for the host; further ones are refused.
 const MAX_CALLS: usize = 64;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::*;
-use crate::events::{Events, Tag};
+use coordinator::events::{Events, Tag};
 
 /// A server with a host that answers every call with its debug text, and
 /// returns at the first `Down`.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use coordinator::Service;
 use hypervisor::decision::{Event, Phase, Standing};
 use hypervisor::fabric::Role as PageRole;
 use hypervisor::{ReplicaId, SlotId};
@@ -14,11 +15,12 @@ use xenstore::stream::Version;
 use xenstore::wire::{self, MessageType};
 
 use super::import::Import;
-use super::looping::{Host, Service};
+use super::looping::Host;
+use super::machine::Process;
 use super::settings::COMPONENT;
 use crate::control::{ExportFormat, Fault, FaultKind, HostCall, Reply, Request, Response, Target};
-use crate::events::Tag;
 use crate::status::{Component, Counters, Replica, ReplicaState, Role, StateDigest, Status};
+use coordinator::events::Tag;
 
 /// How long an operator's wish may take before the answer is that it did not
 /// happen.
@@ -108,9 +110,14 @@ impl Host {
             },
             Request::Import { component } => match self.import(&component, &attached) {
                 Ok((requests, text)) => {
-                    let conn = self.front.take_conn();
-                    self.inner.begin(conn, requests, Some((reply, text)));
-                    return self.inner.go_on(&mut self.inlet);
+                    let done = move |outcome: Result<(), String>| {
+                        // Whoever asked may have gone.
+                        let _ = reply.send(match outcome {
+                            Ok(()) => Reply::done(text),
+                            Err(why) => Reply::refused(why),
+                        });
+                    };
+                    return self.coordinator.ask(requests, Box::new(done));
                 }
                 Err(why) => Reply::refused(why),
             },
@@ -127,7 +134,7 @@ impl Host {
     }
 
     fn target(&self, target: Target) -> Result<ReplicaId, String> {
-        let decisions = self.group.decisions();
+        let decisions = self.coordinator.decisions();
         let primary = decisions.primary();
         let mut live = decisions.members().filter(|(_, _, s)| {
             matches!(s, Standing::Voter | Standing::Learner | Standing::Leaving)
@@ -153,18 +160,18 @@ impl Host {
         Self::known(&fault.component)?;
         let id = self.target(fault.replica)?;
         if fault.kind == FaultKind::Poison {
-            if self.group.decisions().primary() != Some(id) {
+            if self.coordinator.decisions().primary() != Some(id) {
                 return Err("a poison input kills whoever applies it first: only the primary \
                             does; use --replica primary"
                     .into());
             }
-            let no = self.inlet.push(&Input::Poison).map_err(|error| error.to_string())?;
+            let no = self.coordinator.push(&Input::Poison).map_err(|error| error.to_string())?;
             self.events.warn(&[Tag::Fault, Tag::Xenstore], format!("input {no} is poison"));
             return Ok(Some(no));
         }
         self.events.warn(&[Tag::Fault, Tag::Xenstore], format!("{} replica {id}", fault.kind));
-        self.group.note_injected(id);
-        let Some(domain) = self.group.domain(id) else {
+        self.coordinator.note_injected(id);
+        let Some(domain) = self.coordinator.domain(id).map(Process::process) else {
             return Err(format!("replica {id} is still being started"));
         };
         let os = |error: hypervisor::domain::DomainError| error.to_string();
@@ -174,11 +181,11 @@ impl Host {
             FaultKind::Corrupt => {
                 self.waiting.seed += 1;
                 let seed = self.waiting.seed;
-                self.group.order(id, &ToReplica::Corrupt { seed }, &mut self.inlet.fabric);
+                self.coordinator.order(id, &ToReplica::Corrupt { seed });
             }
             FaultKind::Slow => {
                 let delay_us = slow_delay_us(fault.slow_percent);
-                self.group.order(id, &ToReplica::Slow { delay_us }, &mut self.inlet.fabric);
+                self.coordinator.order(id, &ToReplica::Slow { delay_us });
             }
             FaultKind::Poison => {}
         }
@@ -200,13 +207,13 @@ impl Host {
             match kind {
                 // It may have been fenced meanwhile: then there is nothing to end.
                 FaultKind::Hang => {
-                    if let Some(domain) = self.group.domain(id) {
-                        let _ = domain.cont();
+                    if let Some(domain) = self.coordinator.domain(id) {
+                        let _ = domain.process().cont();
                     }
                 }
                 _ => {
                     let end = ToReplica::Slow { delay_us: 0 };
-                    self.group.order(id, &end, &mut self.inlet.fabric);
+                    self.coordinator.order(id, &end);
                 }
             }
         }
@@ -215,7 +222,7 @@ impl Host {
     fn promote(&mut self, component: &str, id: ReplicaId) -> Result<(), String> {
         Self::known(component)?;
         let id = self.target(Target::Id(id.0))?;
-        let decisions = self.group.decisions();
+        let decisions = self.coordinator.decisions();
         if decisions.primary() == Some(id) {
             return Err(format!("replica {id} is the primary already"));
         }
@@ -226,7 +233,7 @@ impl Host {
             return Err(format!("replica {id} is still being taught"));
         }
         self.events.info(&[Tag::Control], format!("promote replica {id}"));
-        self.step(Event::OperatorPromote { id });
+        self.coordinator.step(Event::OperatorPromote { id });
         Ok(())
     }
 
@@ -235,11 +242,11 @@ impl Host {
         if !(1..=7).contains(&replicas) {
             return Err(format!("{replicas} replicas; allowed: 1 to 7"));
         }
-        if self.service != Service::Serving {
+        if self.coordinator.service() != Service::Serving {
             return Err("the component does not serve".into());
         }
         self.events.info(&[Tag::Control], format!("scale to {replicas} replicas"));
-        self.step(Event::OperatorScale { replication_factor: replicas });
+        self.coordinator.step(Event::OperatorScale { replication_factor: replicas });
         Ok(())
     }
 
@@ -248,7 +255,7 @@ impl Host {
         let primary = self.target(Target::Primary)?;
         self.waiting.tickets += 1;
         let ticket = self.waiting.tickets;
-        self.group.order(primary, &ToReplica::Export { ticket }, &mut self.inlet.fabric);
+        self.coordinator.order(primary, &ToReplica::Export { ticket });
         Ok(ticket)
     }
 
@@ -258,10 +265,10 @@ impl Host {
         stream: &[u8],
     ) -> Result<(VecDeque<Vec<u8>>, String), String> {
         Self::known(component)?;
-        if self.service != Service::Serving {
+        if self.coordinator.service() != Service::Serving {
             return Err("the component does not serve".into());
         }
-        if self.inner.is_busy() {
+        if self.coordinator.asks() {
             return Err("another import is under way".into());
         }
         let import = Import::read(stream).map_err(|error| error.to_string())?;
@@ -318,7 +325,7 @@ impl Host {
     }
 
     fn outcome(&self, waiter: &Waiter) -> Option<Reply> {
-        let decisions = self.group.decisions();
+        let decisions = self.coordinator.decisions();
         let serving = decisions.primary();
         let done = match &waiter.wish {
             Wish::Poison(no) => {
@@ -347,7 +354,7 @@ impl Host {
     }
 
     fn status(&self) -> Status {
-        let decisions = self.group.decisions();
+        let decisions = self.coordinator.decisions();
         let primary = decisions.primary();
         let replicas: Vec<_> = decisions
             .members()
@@ -363,15 +370,16 @@ impl Host {
             durability: xenstore.durability,
             replication_factor,
             replicas,
-            failovers: self.group.failovers().cloned().collect(),
-            failovers_total: self.group.failover_count(),
+            failovers: self.coordinator.failovers().cloned().collect(),
+            failovers_total: self.coordinator.failover_count(),
             counters: Counters {
-                inputs: self.inlet.taken(),
-                pending: self.inlet.ledger.pending() as u64,
-                clients: self.front.clients() as u64,
-                clients_refused: self.front.refused(),
-                quarantined: self.group.quarantined(),
-                ..self.counters.clone()
+                inputs: self.coordinator.inputs(),
+                outputs: self.coordinator.deliveries().delivered,
+                outputs_dropped: self.coordinator.deliveries().dropped,
+                pending: self.coordinator.pending() as u64,
+                clients: self.coordinator.clients() as u64,
+                clients_refused: self.coordinator.refused(),
+                quarantined: self.coordinator.quarantined().count() as u64,
             },
         };
         let uptime = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -385,13 +393,13 @@ impl Host {
         standing: Standing,
         primary: Option<ReplicaId>,
     ) -> Replica {
-        let page = self.inlet.fabric.replica_page(slot);
+        let page = self.coordinator.fabric().replica_page(slot);
         let newest = page.digests().pop();
         Replica {
             id: id.0,
             slot: slot.get(),
-            pid: self.group.domain(id).map_or(0, |domain| {
-                u32::try_from(domain.pid().as_raw_nonzero().get()).unwrap_or_default()
+            pid: self.coordinator.domain(id).map_or(0, |domain| {
+                u32::try_from(domain.process().pid().as_raw_nonzero().get()).unwrap_or_default()
             }),
             role: match standing {
                 _ if primary == Some(id) && page.role() == PageRole::Primary => Role::Primary,

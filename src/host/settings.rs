@@ -1,19 +1,18 @@
 //! What the configuration means for the replicas of the component.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use anyhow::Context;
+use coordinator::FrontLimits;
 use hypervisor::ReplicaId;
-use hypervisor::decision::{self, Loss, Policy};
+use hypervisor::decision::{self, Policy};
 use hypervisor::fabric::FabricConfig;
 use hypervisor::monitor::MonitorConfig;
 use hypervisor::waiting::{Core, CoreChooser, pin_current_thread};
-use replica::spec::{Ack, Storage};
+use replica::spec::Storage;
 use std::time::Duration;
 
-use super::front::FrontLimits;
 use crate::config::{AckPolicy, Affinity, Config, Durability};
 
 /// The name of the component, and of its directory below the state directory.
@@ -93,64 +92,58 @@ impl Settings {
         }
     }
 
-    /// The sizes of the shared memory.
-    pub(crate) fn fabric(&self) -> FabricConfig {
-        FabricConfig {
-            intake_bytes: kib(self.config.xenstore.intake_kib),
-            output_bytes: kib(self.config.xenstore.output_kib),
-            peer_ring_bytes: PEER_RING_BYTES,
-            control_bytes: CONTROL_RING_BYTES,
-            backlog_bytes: BACKLOG_BYTES,
-            message_bytes: MESSAGE_BYTES,
-        }
-    }
-
-    /// The bounds of the front door.
-    pub(crate) fn front_limits(&self) -> FrontLimits {
-        let xenstore = &self.config.xenstore;
-        FrontLimits {
-            max_connections: xenstore.max_connections as usize,
-            backlog_bytes: kib(xenstore.client_backlog_kib),
-            outstanding: 256,
-            guest_outstanding: match xenstore.quotas.outstanding {
-                0 => u32::MAX,
-                limited => limited,
+    /// What the coordinator needs to know.
+    pub(crate) fn coordinator(&self) -> coordinator::Settings {
+        let (xenstore, monitor) = (&self.config.xenstore, &self.config.monitor);
+        // The longest time without a beat when there is nothing to do.
+        let idle_beat_ms = IDLE_BEAT_MS.max(monitor.beat_ms);
+        coordinator::Settings {
+            policy: Policy {
+                ack: match xenstore.ack {
+                    AckPolicy::AllLive => decision::AckPolicy::AllLive,
+                    AckPolicy::Quorum => decision::AckPolicy::Quorum,
+                },
+                rebuild: xenstore.rebuild,
+                replication_factor: xenstore.replicas,
             },
-        }
-    }
-
-    /// The policy of the decision maker.
-    pub(crate) fn policy(&self) -> Policy {
-        Policy {
-            ack: match self.config.xenstore.ack {
-                AckPolicy::AllLive => decision::AckPolicy::AllLive,
-                AckPolicy::Quorum => decision::AckPolicy::Quorum,
+            durability: match xenstore.durability {
+                Durability::Volatile => coordinator::Durability::Volatile,
+                Durability::Process | Durability::Power => coordinator::Durability::Durable,
             },
-            rebuild: self.config.xenstore.rebuild,
-            replication_factor: self.config.xenstore.replicas,
-        }
-    }
-
-    /// The acknowledgement policy as replicas know it.
-    pub(crate) fn ack(&self) -> Ack {
-        match self.config.xenstore.ack {
-            AckPolicy::AllLive => Ack::AllLive,
-            AckPolicy::Quorum => Ack::Quorum,
-        }
-    }
-
-    /// The longest time without a beat when there is nothing to do, milliseconds.
-    pub(crate) fn idle_beat_ms(&self) -> u32 {
-        IDLE_BEAT_MS.max(self.config.monitor.beat_ms)
-    }
-
-    /// How hangs are judged.
-    pub(crate) fn monitor(&self) -> MonitorConfig {
-        MonitorConfig {
-            detect_ms: self.config.monitor.detect_ms,
-            idle_ms: self.idle_beat_ms(),
-            starved_ms: self.config.monitor.starved_limit_ms,
-            ..MonitorConfig::default()
+            fabric: FabricConfig {
+                intake_bytes: kib(xenstore.intake_kib),
+                output_bytes: kib(xenstore.output_kib),
+                peer_ring_bytes: PEER_RING_BYTES,
+                control_bytes: CONTROL_RING_BYTES,
+                backlog_bytes: BACKLOG_BYTES,
+                message_bytes: MESSAGE_BYTES,
+            },
+            front: FrontLimits {
+                max_connections: xenstore.max_connections as usize,
+                backlog_bytes: kib(xenstore.client_backlog_kib),
+                outstanding: 256,
+                guest_outstanding: match xenstore.quotas.outstanding {
+                    0 => u32::MAX,
+                    limited => limited,
+                },
+            },
+            sockets: self.config.run_dir.join("xenstored"),
+            guest_sockets: xenstore.guest_sockets,
+            quotas: xenstore.quotas.by_name().to_vec(),
+            monitor: MonitorConfig {
+                detect_ms: monitor.detect_ms,
+                idle_ms: idle_beat_ms,
+                starved_ms: monitor.starved_limit_ms,
+                ..MonitorConfig::default()
+            },
+            look_period: MONITOR_PERIOD,
+            idle_look_period: IDLE_MONITOR_PERIOD,
+            beat_ms: monitor.beat_ms.into(),
+            idle_beat_ms: idle_beat_ms.into(),
+            election_ms: ELECTION_MS,
+            replica_spin_us: xenstore.replica_spin_us,
+            commit_spin_us: xenstore.commit_spin_us,
+            start_limit: START_LIMIT,
         }
     }
 
@@ -179,44 +172,9 @@ impl Settings {
         }
     }
 
-    /// Raft's own election timeout.
-    pub(crate) fn election_ms(&self) -> u64 {
-        ELECTION_MS
-    }
-
-    /// When a replica that does not come up is given up.
-    pub(crate) fn start_limit(&self) -> Duration {
-        START_LIMIT
-    }
-
     /// The most memory of one replica.
     pub(crate) fn memory_bytes(&self) -> Option<u64> {
         Some(u64::from(self.config.limits.memory_mib) << 20)
-    }
-
-    /// The environment of replicas: nothing but what they log.
-    pub(crate) fn replica_env(&self) -> Vec<(OsString, OsString)> {
-        vec![("RUST_BACKTRACE".into(), "0".into())]
-    }
-
-    /// A loss in the log.
-    pub(crate) fn describe_loss(&self, why: Loss) -> String {
-        match (why, self.is_durable()) {
-            (Loss::AllReplicas, true) => {
-                "all replicas are dead: coming back from the longest log on disk".into()
-            }
-            (Loss::AllReplicas, false) => "all replicas are dead and durability is \"volatile\": \
-                                           THE STATE IS GONE; clients are disconnected, nothing \
-                                           is served any more"
-                .into(),
-            (Loss::Majority, true) => {
-                "less than a majority is alive (ack = \"quorum\"): coming back from disk".into()
-            }
-            (Loss::Majority, false) => "less than a majority is alive (ack = \"quorum\") and \
-                                        durability is \"volatile\": what was acknowledged cannot \
-                                        be told for certain; nothing is served any more"
-                .into(),
-        }
     }
 }
 

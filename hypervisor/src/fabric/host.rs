@@ -8,7 +8,8 @@ use super::{Doorbell, FabricError};
 use crate::id::{ReplicaId, SlotId};
 use crate::memory::{Segment, View, ViewMut};
 use crate::ring::{
-    Consumer, ConsumerParts, IntakeWriter, PartyId, Producer, ProducerParts, Receiver, Sender,
+    Consumer, ConsumerParts, IntakeReader, IntakeWriter, PartyId, Producer, ProducerParts,
+    Receiver, Sender,
 };
 
 /// The host's side: numbers inputs in, outputs out.
@@ -71,6 +72,17 @@ impl HostFabric {
     /// The inputs.
     pub fn intake(&mut self) -> &mut IntakeWriter {
         &mut self.intake
+    }
+
+    /// A reader of all inputs from the oldest on that leaves no trace, for an
+    /// observer.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn observe_intake(&self) -> Result<IntakeReader, FabricError> {
+        let region = self.segment.map_read_only()?;
+        let host = HostRegion(&region, &self.config);
+        Ok(IntakeReader::new(host.intake_line(), host.intake_data()))
     }
 
     /// Messages to the occupant of a slot.

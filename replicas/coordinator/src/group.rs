@@ -6,25 +6,23 @@ mod look;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hypervisor::decision::{Decision, DecisionMaker, Event, Phase, Standing};
-use hypervisor::domain::ProcessDomain;
 use hypervisor::fabric::HostFabric;
-use hypervisor::waiting::pin_process;
 use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::protocol::FromReplica;
 use state_machine::{InputNo, OutputNo};
 
-use super::failover::Running;
-use super::launcher::Launcher;
-use super::settings::Settings;
-use super::waker::Waker;
 use crate::events::{Events, Tag};
-use crate::status::{Failover, MAX_FAILOVERS};
+use crate::failover::{Failover, Running};
+use crate::platform::{Domain as _, Platform};
+use crate::settings::Settings;
 use watch::Watch;
+
+/// How many failovers are remembered.
+pub const MAX_FAILOVERS: usize = 64;
 
 /// A replica that fails this soon after its start makes the next one wait.
 const EARLY_DEATH: Duration = Duration::from_secs(2);
@@ -32,11 +30,11 @@ const EARLY_DEATH: Duration = Duration::from_secs(2);
 const RESPAWN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A replica that is not confirmed gone.
-struct Member {
+struct Member<P: Platform> {
     slot: SlotId,
     ordered: Instant,
-    domain: Option<ProcessDomain>,
-    watch: Option<Watch>,
+    domain: Option<P::Domain>,
+    watch: Option<Watch<P::DeathWatch>>,
     /// Killed: its process may still be ending.
     fenced: bool,
     ready: bool,
@@ -45,14 +43,12 @@ struct Member {
 }
 
 /// See the module.
-pub(crate) struct Group {
+pub(crate) struct Group<P: Platform> {
     settings: Arc<Settings>,
     events: Arc<Events>,
-    epoll: Arc<OwnedFd>,
-    waker: Waker,
-    launcher: Launcher,
+    platform: P,
     decisions: DecisionMaker,
-    members: BTreeMap<ReplicaId, Member>,
+    members: BTreeMap<ReplicaId, Member<P>>,
     running: Option<Running>,
     failovers: VecDeque<Failover>,
     failover_count: u64,
@@ -81,24 +77,18 @@ pub(crate) enum Notice {
     Lost,
 }
 
-impl Group {
+impl<P: Platform> Group<P> {
     /// A group without replicas.
-    ///
-    /// # Errors
-    /// When the launcher's thread cannot start.
     pub(crate) fn new(
         settings: Arc<Settings>,
         decisions: DecisionMaker,
-        epoll: Arc<OwnedFd>,
-        waker: Waker,
+        platform: P,
         events: Arc<Events>,
-    ) -> std::io::Result<Self> {
-        Ok(Self {
-            launcher: Launcher::start(waker.clone())?,
+    ) -> Self {
+        Self {
             settings,
             events,
-            epoll,
-            waker,
+            platform,
             decisions,
             members: BTreeMap::new(),
             running: None,
@@ -109,7 +99,17 @@ impl Group {
             postponed: Vec::new(),
             respawn_pause: Duration::ZERO,
             recover_wanted: false,
-        })
+        }
+    }
+
+    /// The machine.
+    pub(crate) fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// The machine.
+    pub(crate) fn platform_mut(&mut self) -> &mut P {
+        &mut self.platform
     }
 
     /// The decision maker, to look at.
@@ -127,8 +127,8 @@ impl Group {
         self.failover_count
     }
 
-    /// The process of a replica.
-    pub(crate) fn domain(&self, id: ReplicaId) -> Option<&ProcessDomain> {
+    /// What a replica runs in.
+    pub(crate) fn domain(&self, id: ReplicaId) -> Option<&P::Domain> {
         self.members.get(&id).and_then(|member| member.domain.as_ref())
     }
 
@@ -155,7 +155,7 @@ impl Group {
 
     /// Notes that a fault was just injected.
     pub(crate) fn note_injected(&mut self, id: ReplicaId) {
-        self.injected.insert(id, Instant::now());
+        self.injected.insert(id, self.platform.now());
     }
 
     /// Whether nothing is under way: no failover, no start, no rebuild.
@@ -201,7 +201,7 @@ impl Group {
     ) -> Option<Notice> {
         match message {
             FromReplica::Promoted { last_input, last_output } => {
-                let now = Instant::now();
+                let now = self.platform.now();
                 self.respawn_pause = Duration::ZERO;
                 let mut notice = self.step(Event::Promoted { id, generation }, fabric);
                 fabric.page().set_primary(id);
@@ -237,7 +237,7 @@ impl Group {
     /// answer.
     pub(crate) fn answered(&mut self) {
         let Some(running) = self.running else { return };
-        if let Some(failover) = running.answered(Instant::now()) {
+        if let Some(failover) = running.answered(self.platform.now()) {
             self.running = None;
             self.log(
                 &[Tag::Monitor, Tag::Xenstore],
@@ -263,8 +263,13 @@ impl Group {
     }
 
     /// Inputs quarantined since the start.
-    pub(crate) fn quarantined(&self) -> u64 {
-        self.quarantined.len() as u64
+    pub(crate) fn quarantined(&self) -> impl Iterator<Item = InputNo> {
+        self.quarantined.iter().map(|no| InputNo(*no))
+    }
+
+    /// The machine, and the decision maker to look at.
+    pub(crate) fn platform_and_decisions(&mut self) -> (&mut P, &DecisionMaker) {
+        (&mut self.platform, &self.decisions)
     }
 
     /// Whether a failover waits for its first answer.
@@ -274,15 +279,14 @@ impl Group {
 
     /// Binds those that answer clients to the component's core.
     fn pin_voters(&mut self) {
-        let Some(core) = self.settings.core() else { return };
         for (id, _, standing) in self.decisions.members() {
             let Some(member) = self.members.get_mut(&id) else { continue };
             if let Some(domain) = &member.domain
                 && standing == Standing::Voter
                 && !std::mem::replace(&mut member.pinned, true)
-                && let Err(error) = pin_process(domain.pid(), &[core])
+                && let Err(error) = self.platform.bind(domain)
             {
-                self.events.warn(&[Tag::Host], format!("replica {id} on core {}: {error}", core.0));
+                self.events.warn(&[Tag::Host], format!("replica {id}: {error}"));
             }
         }
     }
@@ -298,7 +302,7 @@ impl Group {
     /// CPU time of all replicas so far.
     pub(crate) fn cpu_time(&self) -> Duration {
         let live = self.members.values().filter_map(|member| member.domain.as_ref());
-        let spent = live.filter_map(|domain| domain.cpu_times().ok()).map(|times| times.on_cpu_ns);
+        let spent = live.filter_map(|domain| domain.cpu_times()).map(|times| times.on_cpu_ns);
         Duration::from_nanos(spent.sum())
     }
 

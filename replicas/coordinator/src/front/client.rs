@@ -7,7 +7,7 @@ use state_machine::{ConnId, DomId, Input};
 use xenstore::wire::{self, Errno, Framer, HEADER_LEN, Step};
 
 use super::socket::Socket;
-use crate::host::inlet::Inlet;
+use crate::inlet::Inlet;
 
 /// Unsent bytes at which no more requests are taken from a client.
 const UNSENT_SOFT_BYTES: usize = 128 * 1024;

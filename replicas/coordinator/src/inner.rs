@@ -4,16 +4,16 @@
 use std::collections::VecDeque;
 
 use state_machine::{ConnId, DomId, Input};
-use tokio::sync::oneshot;
 use xenstore::wire::{self, Errno, MessageType};
 
-use super::inlet::Inlet;
-use crate::config::Quotas;
-use crate::control::Reply;
 use crate::events::{Events, Tag};
+use crate::inlet::Inlet;
 
 /// Requests under way at once.
 const OUTSTANDING: usize = 64;
+
+/// Is told whether all requests succeeded, or how many failed and how.
+pub(crate) type Done = Box<dyn FnOnce(Result<(), String>)>;
 
 /// Requests of the host, in order, on one connection.
 #[derive(Default)]
@@ -25,8 +25,8 @@ pub(crate) struct InnerClient {
     done: u64,
     errors: u64,
     first_error: Option<String>,
-    /// Whoever waits until all is done, and what it is then told.
-    caller: Option<(oneshot::Sender<Reply>, String)>,
+    /// Whoever waits until all is done.
+    caller: Option<Done>,
 }
 
 impl InnerClient {
@@ -46,15 +46,14 @@ impl InnerClient {
         &mut self,
         conn: ConnId,
         requests: VecDeque<Vec<u8>>,
-        caller: Option<(oneshot::Sender<Reply>, String)>,
+        caller: Option<Done>,
     ) {
         *self = Self { conn: Some(conn), todo: requests, caller, ..Self::default() };
     }
 
     /// The requests that set the quotas as configured.
-    pub(crate) fn quota_requests(quotas: &Quotas) -> VecDeque<Vec<u8>> {
-        let by_name = quotas.by_name();
-        by_name
+    pub(crate) fn quota_requests(quotas: &[(&'static str, u32)]) -> VecDeque<Vec<u8>> {
+        quotas
             .iter()
             .map(|(name, value)| {
                 let mut frame = Vec::new();
@@ -108,15 +107,12 @@ impl InnerClient {
     }
 
     fn tell_caller(&mut self) {
-        let Some((caller, text)) = self.caller.take() else { return };
-        let reply = match &self.first_error {
-            None => Reply::done(text),
-            Some(first) => Reply::refused(format!(
-                "{} of {} requests failed; the first: {first}",
-                self.errors, self.done
-            )),
-        };
-        // Whoever asked may have gone.
-        let _ = caller.send(reply);
+        let Some(caller) = self.caller.take() else { return };
+        caller(match &self.first_error {
+            None => Ok(()),
+            Some(first) => {
+                Err(format!("{} of {} requests failed; the first: {first}", self.errors, self.done))
+            }
+        });
     }
 }

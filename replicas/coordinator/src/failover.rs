@@ -5,7 +5,33 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hypervisor::decision::Cause;
 use hypervisor::{Generation, ReplicaId};
 
-use crate::status::Failover;
+use serde::{Deserialize, Serialize};
+
+/// One failover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failover {
+    /// When it was noticed, milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// What was wrong with the old primary, such as `died` or `hung`.
+    pub cause: String,
+    /// The old primary.
+    pub from: u64,
+    /// The new primary.
+    pub to: u64,
+    /// The new primary's generation.
+    pub generation: u64,
+    /// From the fault, where its moment is known, to the notice, microseconds.
+    pub detect_us: u64,
+    /// From the notice to the certainty that the old primary is stopped,
+    /// microseconds.
+    pub fence_us: u64,
+    /// From there to the new primary's election, microseconds.
+    pub promote_us: u64,
+    /// From there to the first reply, microseconds.
+    pub replay_us: u64,
+    /// From the fault to the first reply, microseconds.
+    pub total_us: u64,
+}
 
 /// A failover under way. Should the candidate die too, it goes on, and the time
 /// spent counts.
@@ -69,7 +95,8 @@ impl Running {
 }
 
 /// A cause in the status and in the log.
-pub(crate) fn cause_name(cause: Cause) -> &'static str {
+#[must_use]
+pub fn cause_name(cause: Cause) -> &'static str {
     match cause {
         Cause::Killed => "killed",
         Cause::Crashed => "crashed",

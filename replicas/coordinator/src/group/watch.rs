@@ -1,57 +1,44 @@
 //! Watches one replica: for its death, its last sign of life, and hangs.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hypervisor::death::DeathWatch;
-use hypervisor::domain::ProcessDomain;
 use hypervisor::fabric::ReplicaPageView;
 use hypervisor::monitor::{Monitor, MonitorConfig, Observation, Verdict};
 
-use crate::host::waker::Waker;
+use crate::platform::{DeathWatch, Domain};
 
 /// How long a replica that is being taught may be silent.
 const LEARNER_LIMIT: Duration = Duration::from_secs(5);
 
 /// See the module.
-pub(super) struct Watch {
-    dead: Arc<AtomicBool>,
-    _death: DeathWatch,
+pub(super) struct Watch<D> {
+    death: Option<D>,
     monitor: Monitor,
     start: Instant,
     beats: u64,
     last_sign: Instant,
 }
 
-impl Watch {
+impl<D: DeathWatch> Watch<D> {
+    /// `death`: tells of its end at once, where that could be had.
     pub(super) fn start(
         config: MonitorConfig,
         page: &ReplicaPageView,
-        waker: Waker,
-    ) -> std::io::Result<Self> {
-        let dead = Arc::new(AtomicBool::new(false));
-        let death = DeathWatch::start(page, {
-            let dead = Arc::clone(&dead);
-            move || {
-                dead.store(true, Ordering::SeqCst);
-                waker.wake();
-            }
-        })?;
-        let now = Instant::now();
-        Ok(Self {
-            dead,
-            _death: death,
+        death: Option<D>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            death,
             monitor: Monitor::new(config),
             start: now,
             beats: page.beats(),
             last_sign: now,
-        })
+        }
     }
 
-    /// Whether the kernel has said that it died.
+    /// Whether the machine has said that it died.
     pub(super) fn says_dead(&self) -> bool {
-        self.dead.load(Ordering::SeqCst)
+        self.death.as_ref().is_some_and(DeathWatch::says_dead)
     }
 
     /// When a beat was last seen.
@@ -82,19 +69,19 @@ impl Watch {
         &mut self,
         now: Instant,
         page: &ReplicaPageView,
-        domain: &ProcessDomain,
+        domain: &impl Domain,
         work_waiting: bool,
         progress: u64,
     ) -> Option<String> {
         self.look(now, page);
-        let Ok(times) = domain.cpu_times() else {
-            // It ends just now; its pidfd will say so.
+        let Some(times) = domain.cpu_times() else {
+            // It ends just now, as the machine will say.
             return None;
         };
         let at_us = u64::try_from(now.duration_since(self.start).as_micros()).unwrap_or(u64::MAX);
         let idle = page.is_idle();
         let now = Observation { at_us, beats: self.beats, idle, work_waiting, progress, times };
-        let verdict = self.monitor.observe(now, || domain.state().ok());
+        let verdict = self.monitor.observe(now, || domain.state());
         match verdict {
             Verdict::Hung(reason) => Some(reason.to_string()),
             Verdict::Alive | Verdict::Suspect | Verdict::Starved => None,

@@ -1,10 +1,8 @@
 //! What the decision maker has decided is done.
 
-use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use hypervisor::decision::{Cause, Decision, Event, Phase, SpawnMode, Standing};
-use hypervisor::domain::{Limits, SpawnSpec};
 use hypervisor::fabric::HostFabric;
 use hypervisor::{ReplicaId, SlotId};
 use replica::protocol::ToReplica;
@@ -13,9 +11,10 @@ use state_machine::InputNo;
 
 use super::{EARLY_DEATH, Group, Member, Notice, RESPAWN_PAUSE_MAX};
 use crate::events::Tag;
-use crate::host::failover::{Running, cause_name};
+use crate::failover::{Running, cause_name};
+use crate::platform::{Domain as _, Platform, PlatformError};
 
-impl Group {
+impl<P: Platform> Group<P> {
     pub(super) fn carry_out(
         &mut self,
         decision: Decision,
@@ -26,7 +25,7 @@ impl Group {
                 if self.respawn_pause.is_zero() {
                     self.spawn(decision, fabric);
                 } else {
-                    let due = Instant::now() + self.respawn_pause;
+                    let due = self.platform.now() + self.respawn_pause;
                     self.postponed.push((due, decision));
                 }
             }
@@ -38,7 +37,7 @@ impl Group {
             }
             Decision::Promote { id, generation, quarantine } => {
                 if let Some(running) = &mut self.running {
-                    running.fenced(Instant::now());
+                    running.fenced(self.platform.now());
                 }
                 self.quarantined.extend(quarantine.iter().map(|no| no.0));
                 for no in &quarantine {
@@ -55,7 +54,7 @@ impl Group {
                 self.tell(id, &ToReplica::Promote { generation, quarantine }, fabric);
             }
             Decision::Drain { id } => {
-                let now = Instant::now();
+                let now = self.platform.now();
                 self.running = Some(Running::new(id, Cause::Retired, now, now));
                 self.tell(id, &ToReplica::Drain, fabric);
             }
@@ -82,7 +81,7 @@ impl Group {
         let Decision::Spawn { id, slot, mode } = decision else { return };
         let member = Member {
             slot,
-            ordered: Instant::now(),
+            ordered: self.platform.now(),
             domain: None,
             watch: None,
             fenced: false,
@@ -103,14 +102,12 @@ impl Group {
             SpawnMode::Join => Start::Join,
             SpawnMode::Recover => Start::Recover,
         };
-        let launched = self
-            .spawn_spec(id, slot, start, peers, fabric)
-            .map(|spec| self.launcher.order(id, spec));
+        let started = self.start(id, slot, start, peers, fabric);
         // The slot is empty now: nothing of its last occupant can be mistaken
         // for the new one's.
         self.tell_all(&ToReplica::Introduce { id, slot }, fabric);
-        match launched {
-            Ok(true) => {
+        match started {
+            Ok(()) => {
                 // It hears of the dead before it hears of anything else.
                 if let Decision::Isolate { generation, certificate, fenced } =
                     self.decisions.isolation()
@@ -119,45 +116,36 @@ impl Group {
                     self.tell(id, &message, fabric);
                 }
             }
-            Ok(false) => self.start_failed(id, "too many replicas are being started", fabric),
-            Err(why) => self.start_failed(id, &why, fabric),
+            Err(error) => self.start_failed(id, &error.to_string(), fabric),
         }
     }
 
-    fn spawn_spec(
-        &self,
+    fn start(
+        &mut self,
         id: ReplicaId,
         slot: SlotId,
         start: Start,
         peers: Vec<(u64, u8)>,
         fabric: &mut HostFabric,
-    ) -> Result<SpawnSpec, String> {
-        fabric.reset_slot(slot, id).map_err(|error| error.to_string())?;
-        let descriptors = fabric.descriptors(slot).map_err(|error| error.to_string())?;
+    ) -> Result<(), PlatformError> {
+        let refused = |error| PlatformError::new("its memory", error);
+        fabric.reset_slot(slot, id).map_err(refused)?;
+        let memory = fabric.descriptors(slot).map_err(refused)?;
         let settings = &self.settings;
         let spec = ReplicaSpec {
             id: id.0,
             slot: slot.get(),
             start,
             ack: settings.ack(),
-            storage: settings.storage(id),
-            spin_us: settings.config.xenstore.replica_spin_us,
-            spin_unreleased_us: settings.config.xenstore.commit_spin_us,
-            beat_ms: settings.config.monitor.beat_ms.into(),
-            idle_beat_ms: settings.idle_beat_ms().into(),
-            election_ms: settings.election_ms(),
+            storage: self.platform.storage(id),
+            spin_us: settings.replica_spin_us,
+            spin_unreleased_us: settings.commit_spin_us,
+            beat_ms: settings.beat_ms,
+            idle_beat_ms: settings.idle_beat_ms,
+            election_ms: settings.election_ms,
             peers,
         };
-        let spec = serde_json::to_string(&spec).map_err(|error| error.to_string())?;
-        Ok(SpawnSpec {
-            exe: settings.exe.clone(),
-            name: OsString::from(format!("rvmm: xenstore replica {id}")),
-            args: vec!["replica".into(), spec.into()],
-            env: settings.replica_env(),
-            descriptors,
-            error_output: Default::default(),
-            limits: Limits { data_bytes: settings.memory_bytes(), ..Limits::default() },
-        })
+        self.platform.start(&spec, memory)
     }
 
     pub(super) fn start_failed(&mut self, id: ReplicaId, why: &str, fabric: &mut HostFabric) {
@@ -179,18 +167,14 @@ impl Group {
         let _ = self.step(Event::Gone { id }, fabric);
     }
 
-    fn discard_disk(&self, id: ReplicaId) {
-        let Some(disk) = self.settings.disk(id) else { return };
-        match std::fs::remove_dir_all(&disk) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                self.events.warn(&[Tag::Rebuild], format!("{}: {error}", disk.display()));
-            }
-            _ => {}
+    fn discard_disk(&mut self, id: ReplicaId) {
+        if let Err(error) = self.platform.discard_log(id) {
+            self.events.warn(&[Tag::Rebuild], format!("replica {id}: {error}"));
         }
     }
 
     fn kill(&mut self, id: ReplicaId, cause: Cause, fabric: &mut HostFabric) {
-        let now = Instant::now();
+        let now = self.platform.now();
         let Some(member) = self.members.get_mut(&id) else { return };
         if member.fenced {
             return;
@@ -240,7 +224,7 @@ impl Group {
     }
 
     pub(super) fn spawn_postponed(&mut self, fabric: &mut HostFabric) {
-        let now = Instant::now();
+        let now = self.platform.now();
         let (due, rest) =
             std::mem::take(&mut self.postponed).into_iter().partition(|(due, _)| *due <= now);
         self.postponed = rest;

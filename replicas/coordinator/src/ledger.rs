@@ -7,7 +7,7 @@ use state_machine::{ConnId, InputNo, OutputNo};
 
 /// Something that a correct primary does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LedgerError {
+pub enum LedgerError {
     /// An answer or a note about an input that was never given.
     #[error("input {0} was never given")]
     UnknownInput(InputNo),

@@ -1,21 +1,18 @@
 //! What happens to the replicas is noticed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use hypervisor::ReplicaId;
 use hypervisor::decision::{Cause, Event, IntakeNo, LogPosition, Phase, Standing};
 use hypervisor::fabric::HostFabric;
-use rustix::event::epoll;
 
 use super::watch::Watch;
 use super::{Group, Notice};
 use crate::events::Tag;
-use crate::host::failover::{Running, cause_name};
-use crate::host::front::Token;
-use crate::host::launcher::Launched;
+use crate::failover::{Running, cause_name};
+use crate::platform::{Domain as _, Platform, PlatformError};
 
-impl Group {
+impl<P: Platform> Group<P> {
     /// Looks at everything that is not a message: replicas that have started,
     /// acknowledged, died or hung. `thorough` once a monitor's period, else only
     /// what a failover waits for.
@@ -26,8 +23,8 @@ impl Group {
         fabric: &mut HostFabric,
     ) -> Vec<Notice> {
         let mut notices = Vec::new();
-        while let Some(launched) = self.launcher.take() {
-            self.launched(launched, fabric);
+        while let Some((id, domain)) = self.platform.started() {
+            self.started(id, domain, fabric);
         }
         self.look_at_primary(fabric);
         self.look_for_deaths(fabric, &mut notices);
@@ -48,21 +45,22 @@ impl Group {
         notices
     }
 
-    fn launched(&mut self, launched: Launched, fabric: &mut HostFabric) {
-        let Launched { id, domain } = launched;
+    fn started(
+        &mut self,
+        id: ReplicaId,
+        domain: Result<P::Domain, PlatformError>,
+        fabric: &mut HostFabric,
+    ) {
         let domain = match domain {
             Ok(domain) => domain,
             Err(error) => return self.start_failed(id, &error.to_string(), fabric),
         };
         let Some(member) = self.members.get_mut(&id) else { return };
-        if member.fenced {
-            // Unwanted by now; dropping it kills it, and it is gone then.
-            drop(domain);
-            return self.forget(id, fabric);
-        }
-        let data = Token::Replica(id).to_data();
-        if let Err(error) = epoll::add(&*self.epoll, domain.pidfd(), data, epoll::EventFlags::IN) {
-            self.events.warn(&[Tag::Monitor], format!("replica {id}: epoll: {error}"));
+        if member.fenced
+            && let Err(error) = domain.kill()
+        {
+            // Unwanted by now. Its slot is free once it is gone, not before.
+            self.events.warn(&[Tag::Fence], format!("replica {id}: {error}"));
         }
         member.domain = Some(domain);
     }
@@ -79,17 +77,16 @@ impl Group {
             if page.replica() != id || page.beats() == 0 {
                 continue;
             }
-            let watch = Watch::start(self.settings.monitor(), page, self.waker.clone());
+            let now = self.platform.now();
+            let death = self.platform.watch(page);
             let Some(member) = self.members.get_mut(&id) else { continue };
             member.ready = true;
-            member.watch = match watch {
-                Ok(watch) => Some(watch),
-                Err(error) => {
-                    self.events.warn(&[Tag::Monitor], format!("replica {id}: {error}"));
-                    None
-                }
-            };
-            let took = member.ordered.elapsed();
+            let death = death.map_err(|error| {
+                // Its domain tells of its end as well, if later.
+                self.events.warn(&[Tag::Monitor], format!("replica {id}: {error}"));
+            });
+            member.watch = Some(Watch::start(self.settings.monitor, page, death.ok(), now));
+            let took = now.duration_since(member.ordered);
             self.log(
                 &[Tag::Monitor, Tag::Xenstore],
                 format!("replica {id} is up after {} us", took.as_micros()),
@@ -122,7 +119,7 @@ impl Group {
             && let Some(member) = self.members.get_mut(&primary)
             && let Some(watch) = &mut member.watch
         {
-            watch.look(Instant::now(), fabric.replica_page(member.slot));
+            watch.look(self.platform.now(), fabric.replica_page(member.slot));
         }
     }
 
@@ -138,8 +135,8 @@ impl Group {
         }
     }
 
-    /// A process has ended, says its pidfd.
-    pub(crate) fn pidfd_ready(&mut self, id: ReplicaId, fabric: &mut HostFabric) -> Vec<Notice> {
+    /// A replica's domain has ended, says the machine.
+    pub(crate) fn ended(&mut self, id: ReplicaId, fabric: &mut HostFabric) -> Vec<Notice> {
         let mut notices = Vec::new();
         if self.members.get(&id).is_some_and(|member| !member.fenced) {
             self.died(id, fabric, &mut notices);
@@ -173,7 +170,7 @@ impl Group {
         fabric: &mut HostFabric,
         notices: &mut Vec<Notice>,
     ) {
-        let now = Instant::now();
+        let now = self.platform.now();
         let Some(member) = self.members.get(&id) else { return };
         let applying = fabric.replica_page(member.slot).applying_input();
         let applying = (applying > 0).then_some(IntakeNo(applying));
@@ -205,7 +202,7 @@ impl Group {
         fabric: &mut HostFabric,
         notices: &mut Vec<Notice>,
     ) {
-        let now = Instant::now();
+        let now = self.platform.now();
         let primary = self.decisions.primary();
         let voters: BTreeSet<_> = self
             .decisions
@@ -219,11 +216,8 @@ impl Group {
                 continue;
             }
             let (Some(watch), Some(domain)) = (&mut member.watch, &member.domain) else {
-                if now.duration_since(member.ordered) > self.settings.start_limit() {
-                    hung.push((
-                        id,
-                        format!("did not come up in {:?}", self.settings.start_limit()),
-                    ));
+                if now.duration_since(member.ordered) > self.settings.start_limit {
+                    hung.push((id, format!("did not come up in {:?}", self.settings.start_limit)));
                 }
                 continue;
             };
@@ -274,9 +268,9 @@ impl Group {
             if !member.fenced {
                 continue;
             }
-            match domain.try_wait() {
-                Ok(None) => {}
-                Ok(Some(_)) => gone.push(id),
+            match domain.is_gone() {
+                Ok(false) => {}
+                Ok(true) => gone.push(id),
                 Err(error) => {
                     self.events.warn(&[Tag::Fence], format!("replica {id}: {error}"));
                 }

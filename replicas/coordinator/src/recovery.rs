@@ -1,25 +1,12 @@
 //! What outlives the daemon: whose disk to come back from, and which ids,
 //! generations and certificates were used.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, bail};
-use consensus::{LogState, LogStore, RocksStore};
+use consensus::LogState;
 use hypervisor::ReplicaId;
 use hypervisor::decision::{DecisionMaker, Event, LogPosition, Standing};
-use serde::{Deserialize, Serialize};
 
-use super::settings::Settings;
 use crate::events::{Events, Tag};
-
-/// What must never be used again, as of the last time that a primary began to
-/// serve; what came after that is in the log of whoever is recovered.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Used {
-    generation: u64,
-    certificate: u32,
-    next_id: u64,
-}
+use crate::platform::{LogOnDisk, Platform, PlatformError, Used};
 
 /// What was found on disk.
 #[derive(Debug)]
@@ -51,22 +38,17 @@ impl Recoverable {
     }
 }
 
-const USED_FILE: &str = "group.json";
-
 /// Looks for the longest log on disk.
 ///
 /// # Errors
 /// When disks are there but none can be used: starting empty would lose what
 /// they hold.
-pub(crate) fn find(settings: &Settings, events: &Events) -> anyhow::Result<Found> {
-    let none = Found { next_id: ReplicaId(1), generation: 0, recover: None };
-    let Some(disks) = settings.disks() else { return Ok(none) };
-    std::fs::create_dir_all(&disks).with_context(|| disks.display().to_string())?;
-    let used = read_used(&disks.join(USED_FILE))?;
+pub(crate) fn find(platform: &mut impl Platform, events: &Events) -> Result<Found, PlatformError> {
+    let used = platform.remembered()?.unwrap_or_default();
     let mut best: Option<Recoverable> = None;
     let mut unusable = Vec::new();
-    for (id, path) in replica_disks(&disks)? {
-        match RocksStore::open(&path, false).and_then(|mut store| store.load()) {
+    for LogOnDisk { id, place, state } in platform.logs()? {
+        match state {
             Ok(Some(state)) => {
                 if let Some(found) = recoverable(id, &state)
                     && best.as_ref().is_none_or(|best| found.log > best.log)
@@ -76,16 +58,16 @@ pub(crate) fn find(settings: &Settings, events: &Events) -> anyhow::Result<Found
             }
             Ok(None) => {}
             Err(error) => {
-                events.error(&[Tag::Rebuild], format!("{}: {error}", path.display()));
-                unusable.push(path.display().to_string());
+                events.error(&[Tag::Rebuild], format!("{place}: {error}"));
+                unusable.push(place);
             }
         }
     }
     if best.is_none() && !unusable.is_empty() {
-        bail!(
+        return Err(PlatformError(format!(
             "state is on disk, but no replica's log can be read: {}; move it away to start empty",
             unusable.join(", ")
-        );
+        )));
     }
     if let Some(best) = &mut best {
         best.certificate = best.certificate.max(used.certificate);
@@ -123,60 +105,30 @@ fn recoverable(id: ReplicaId, state: &LogState) -> Option<Recoverable> {
     Some(Recoverable { id, certificate: members.epoch.0, others: others.collect(), log })
 }
 
-fn replica_disks(disks: &Path) -> anyhow::Result<Vec<(ReplicaId, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(disks).with_context(|| disks.display().to_string())? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let id = name.to_str().and_then(|name| name.strip_prefix("replica-"));
-        if let Some(id) = id.and_then(|id| id.parse().ok()) {
-            found.push((ReplicaId(id), entry.path()));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn read_used(path: &Path) -> anyhow::Result<Used> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| path.display().to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Used::default()),
-        Err(error) => Err(error).with_context(|| path.display().to_string()),
-    }
-}
-
-/// Writes down what was used, and removes the disks of replicas that are no
+/// Writes down what was used, and removes the logs of replicas that are no
 /// more. To be called when a primary begins to serve.
-pub(crate) fn remember(settings: &Settings, events: &Events, decisions: &DecisionMaker) {
-    let Some(disks) = settings.disks() else { return };
+pub(crate) fn remember(platform: &mut impl Platform, events: &Events, decisions: &DecisionMaker) {
     let used = Used {
         generation: decisions.generation().0,
         certificate: decisions.certificate(),
         next_id: decisions.next_id().0,
     };
-    if let Err(error) = write_used(&disks, &used) {
-        events.error(&[Tag::Rebuild], format!("{}: {error:#}", disks.display()));
+    if let Err(error) = platform.remember(&used) {
+        events.error(&[Tag::Rebuild], error.to_string());
+    }
+    if decisions.primary().is_none() {
+        return;
     }
     let alive = |id| {
         decisions
             .members()
             .any(|(member, _, standing)| member == id && standing != Standing::Fenced)
     };
-    for (id, path) in replica_disks(&disks).unwrap_or_default() {
-        if decisions.primary().is_some() && !alive(id) && std::fs::remove_dir_all(&path).is_err() {
-            events.warn(&[Tag::Rebuild], format!("{} cannot be removed", path.display()));
+    for id in platform.log_ids() {
+        if !alive(id)
+            && let Err(error) = platform.discard_log(id)
+        {
+            events.warn(&[Tag::Rebuild], format!("the log of replica {id}: {error}"));
         }
     }
-}
-
-/// Writes a new file and then gives it the name, so that a crash leaves the old
-/// one or the new one.
-fn write_used(disks: &Path, used: &Used) -> anyhow::Result<()> {
-    let new = disks.join("group.json.new");
-    let file = std::fs::File::create(&new)?;
-    serde_json::to_writer(&file, used)?;
-    file.sync_all()?;
-    std::fs::rename(&new, disks.join(USED_FILE))?;
-    std::fs::File::open(disks)?.sync_all()?;
-    Ok(())
 }

@@ -5,13 +5,13 @@ use hypervisor::ring::IntakePushError;
 use state_machine::{Class, ConnId, Input, InputNo, OutputNo, StateMachine};
 use xenstore::Xenstore;
 
-use super::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError};
 
 /// The intake is full; the input was not taken. It can be given again once
 /// inputs were released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the intake is full")]
-pub(crate) struct IntakeFull;
+pub struct IntakeFull;
 
 /// Numbers inputs, notes them in the ledger, writes them into the intake.
 pub(crate) struct Inlet {

@@ -24,27 +24,27 @@ use hypervisor::ReplicaId;
 use rustix::event::epoll;
 use state_machine::{ConnId, DomId, Input};
 
-use super::inlet::Inlet;
 use crate::events::{Events, Tag};
+use crate::inlet::Inlet;
 use client::{Client, Pumped};
 
 /// Bounds of the front door.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct FrontLimits {
+pub struct FrontLimits {
     /// Connections in all; further ones are closed at once.
-    pub(crate) max_connections: usize,
+    pub max_connections: usize,
     /// Unsent bytes at which a client is given up.
-    pub(crate) backlog_bytes: usize,
+    pub backlog_bytes: usize,
     /// Requests under way from one connection of the control domain.
-    pub(crate) outstanding: u32,
+    pub outstanding: u32,
     /// Requests under way from one connection of a guest (Xen's quota
     /// "outstanding").
-    pub(crate) guest_outstanding: u32,
+    pub guest_outstanding: u32,
 }
 
 /// What an epoll event is about; travels in its 64 bits of user data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Token {
+pub enum Token {
     /// One of the loop's own descriptors, by number.
     Loop(u32),
     /// The process of a replica.
@@ -61,7 +61,8 @@ impl Token {
     const LISTENER: u64 = 1 << 63;
 
     /// The token as epoll's user data.
-    pub(crate) fn to_data(self) -> epoll::EventData {
+    #[must_use]
+    pub fn to_data(self) -> epoll::EventData {
         epoll::EventData::new_u64(match self {
             Self::Loop(number) => Self::LOOP | u64::from(number),
             Self::Replica(id) => Self::REPLICA | id.0,
@@ -71,7 +72,8 @@ impl Token {
     }
 
     /// The token that [`Self::to_data`] made.
-    pub(crate) fn from_data(data: epoll::EventData) -> Self {
+    #[must_use]
+    pub fn from_data(data: epoll::EventData) -> Self {
         let word = data.u64();
         if word & Self::LISTENER != 0 {
             Self::Listener(DomId((word & 0xffff) as u16))
@@ -195,12 +197,14 @@ impl Front {
             // Nobody can connect any more: a leftover file is only untidy.
             let _ = std::fs::remove_file(self.socket_path(domid));
         }
-        let theirs: Vec<_> = self
+        let mut theirs: Vec<_> = self
             .clients
             .iter()
             .filter(|(_, client)| client.domid() == domid)
             .map(|(&conn, _)| conn)
             .collect();
+        // A map has no order that could be repeated.
+        theirs.sort_unstable();
         for conn in theirs {
             self.end(conn, inlet);
         }

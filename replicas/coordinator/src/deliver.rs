@@ -1,0 +1,169 @@
+//! The way out: what the primary says is delivered, once.
+
+use hypervisor::decision::Cause;
+use hypervisor::{Generation, SlotId};
+use replica::protocol::FromReplica;
+use state_machine::{ConnId, Output, OutputNo};
+use xenstore::Effect;
+
+use crate::events::Tag;
+use crate::ledger::LedgerError;
+use crate::platform::Platform;
+use crate::service::{Coordinator, News};
+
+/// Outputs taken before sockets are looked at again.
+const OUTPUTS_PER_TURN: usize = 1024;
+
+impl<P: Platform> Coordinator<P> {
+    /// Delivers what the primary has put out.
+    pub(crate) fn take_outputs(&mut self) -> bool {
+        let mut moved = false;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for _ in 0..OUTPUTS_PER_TURN {
+            let Some(slot) = self.group.primary_slot() else { break };
+            let Some(outputs) = self.inlet.fabric.outputs(slot) else { break };
+            match outputs.receive(&mut buffer) {
+                Ok(true) => {}
+                Ok(false) => {
+                    if outputs.release() {
+                        // It has more to say than the ring had room for.
+                        self.inlet.fabric.ring_doorbell(slot);
+                    }
+                    break;
+                }
+                Err(error) => {
+                    self.misbehaved(slot, &error.to_string());
+                    break;
+                }
+            }
+            moved = true;
+            match FromReplica::decode(&buffer) {
+                Ok((generation, message)) if generation == self.group.generation() => {
+                    if let Err(why) = self.take_message(slot, generation, message) {
+                        self.misbehaved(slot, &why.to_string());
+                        break;
+                    }
+                }
+                // Said under an older generation: void.
+                Ok(_) => self.deliveries.dropped += 1,
+                Err(error) => {
+                    self.misbehaved(slot, &error.to_string());
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+        if moved {
+            let delivered = self.inlet.ledger.delivered();
+            self.inlet.fabric.page().set_delivered_output(delivered.0);
+        }
+        moved
+    }
+
+    fn take_message(
+        &mut self,
+        slot: SlotId,
+        generation: Generation,
+        message: FromReplica,
+    ) -> Result<(), LedgerError> {
+        match message {
+            FromReplica::Output(output) => self.deliver(output)?,
+            FromReplica::Released(no) => self.inlet.release(no)?,
+            FromReplica::Exported { ticket, snapshot } => {
+                self.news.push(News::Exported { ticket, snapshot });
+            }
+            message => {
+                let id = self.inlet.fabric.occupant(slot);
+                let notice = self.group.heard(id, generation, message, &mut self.inlet.fabric);
+                self.take_notices(notice);
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, output: Output) -> Result<(), LedgerError> {
+        match output {
+            Output::Reply { input, frame, .. } => {
+                let Some(answered) = self.inlet.ledger.answer(input)? else {
+                    self.deliveries.dropped += 1;
+                    return Ok(());
+                };
+                self.deliveries.delivered += 1;
+                if self.group.failover_runs() {
+                    self.group.answered();
+                }
+                if answered.conn == ConnId::HOST {
+                    self.news.push(News::Answered { input, frame });
+                } else if self.inner.owns(answered.conn) {
+                    self.inner.answered(&frame, &self.events);
+                    self.inner.go_on(&mut self.inlet);
+                } else {
+                    self.front.answer(answered.conn, answered.query, &frame, &mut self.inlet);
+                }
+            }
+            Output::Event { no, conn, frame } => {
+                if self.is_new(no)? {
+                    self.front.event(conn, &frame, &mut self.inlet);
+                }
+            }
+            Output::Effect { no, bytes } => {
+                if self.is_new(no)? {
+                    self.carry_out(&bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_new(&mut self, no: OutputNo) -> Result<bool, LedgerError> {
+        let new = self.inlet.ledger.deliver(no)?;
+        if new {
+            self.deliveries.delivered += 1;
+        } else {
+            self.deliveries.dropped += 1;
+        }
+        Ok(new)
+    }
+
+    /// Does what the component wants done in the world.
+    fn carry_out(&mut self, effect: &[u8]) {
+        match Effect::decode(effect) {
+            Ok(Effect::DomainIntroduced { domid, .. }) => {
+                if self.settings.guest_sockets
+                    && let Err(error) = self.front.listen(domid)
+                {
+                    let path = self.front.socket_path(domid);
+                    self.events.warn(&[Tag::Client], format!("{}: {error}", path.display()));
+                }
+            }
+            Ok(Effect::DomainReleased { domid }) => self.front.unlisten(domid, &mut self.inlet),
+            Ok(Effect::Print { text }) => {
+                self.events.info(&[Tag::Xenstore], String::from_utf8_lossy(&text).into_owned());
+            }
+            Ok(Effect::Log { on }) => {
+                let state = if on { "on" } else { "off" };
+                self.events.warn(
+                    &[Tag::Xenstore],
+                    format!("request log {state}: declined, requests are not logged"),
+                );
+            }
+            Ok(Effect::LogFile { name }) => {
+                let name = String::from_utf8_lossy(&name).into_owned();
+                self.events.warn(
+                    &[Tag::Xenstore],
+                    format!("logfile {name:?} declined: the log is read with `rvmm dmesg`"),
+                );
+            }
+            Err(error) => {
+                self.events.error(&[Tag::Xenstore], format!("an unknown effect: {error}"));
+            }
+        }
+    }
+
+    /// A primary that says what a correct one cannot say is no primary.
+    fn misbehaved(&mut self, slot: SlotId, why: &str) {
+        let id = self.inlet.fabric.occupant(slot);
+        self.events.error(&[Tag::Monitor, Tag::Xenstore], format!("replica {id}: {why}"));
+        self.give_up(id, Cause::Misbehaved);
+    }
+}

@@ -1,0 +1,37 @@
+//! The host's side of a replicated component: it numbers inputs, delivers
+//! outputs exactly once, and keeps the replica group alive.
+//!
+//! ```text
+//!  clients ── front ── inlet ──▶ intake        the data path
+//!     ▲                  │ ledger              who waits, what was delivered
+//!     └───── deliver ◀───┘◀── output rings
+//!            group ◀─▶ decision maker          who is fenced, promoted, rebuilt
+//! ```
+//!
+//! [`Coordinator`] has no thread, no clock and starts no process: whoever drives
+//! it calls [`Coordinator::turn`] whenever there may be something to do, and all
+//! it needs of the machine comes through a [`Platform`]. The daemon drives it
+//! with processes and timers, the simulator with neither.
+#![forbid(unsafe_code)]
+
+mod deliver;
+pub mod events;
+mod failover;
+mod front;
+mod group;
+mod inlet;
+mod inner;
+mod ledger;
+mod platform;
+mod recovery;
+mod service;
+mod settings;
+
+pub use failover::{Failover, cause_name};
+pub use front::{FrontLimits, Token};
+pub use group::MAX_FAILOVERS;
+pub use inlet::IntakeFull;
+pub use ledger::LedgerError;
+pub use platform::{DeathWatch, Domain, LogOnDisk, Platform, PlatformError, Used};
+pub use service::{BeginError, Beginning, Coordinator, Deliveries, News, Service};
+pub use settings::{Durability, Settings};

@@ -1,0 +1,142 @@
+//! What a coordinator needs of the machine it runs on.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use consensus::LogState;
+use hypervisor::ReplicaId;
+use hypervisor::domain::CpuTimes;
+use hypervisor::fabric::ReplicaPageView;
+use replica::spec::{ReplicaSpec, Storage};
+use serde::{Deserialize, Serialize};
+
+/// Something that the machine refused; says what and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PlatformError(pub String);
+
+impl PlatformError {
+    /// The error with what was to be done before it.
+    pub fn new(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
+        Self(format!("{what}: {why}"))
+    }
+}
+
+impl From<io::Error> for PlatformError {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What a replica runs in. When it is dropped, it is killed.
+pub trait Domain {
+    /// Stops it for certain: it runs no more code of its own afterwards.
+    ///
+    /// # Errors
+    /// When the machine refuses.
+    fn kill(&self) -> Result<(), PlatformError>;
+
+    /// Whether it has ended, and its memory is gone.
+    ///
+    /// # Errors
+    /// When the machine refuses.
+    fn is_gone(&mut self) -> Result<bool, PlatformError>;
+
+    /// How long it has run, and waited to run; `None` when it has ended.
+    fn cpu_times(&self) -> Option<CpuTimes>;
+
+    /// Its state letter as in proc_pid_stat(5); `None` when it has ended.
+    fn state(&self) -> Option<char>;
+}
+
+/// Notices the end of a replica at once.
+pub trait DeathWatch {
+    /// Whether the machine has said that it died.
+    fn says_dead(&self) -> bool;
+}
+
+/// What must never be used again, as of the last time that a primary began to
+/// serve; what came after that is in the log of whoever is recovered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// The last generation.
+    pub generation: u64,
+    /// The last certificate of a death.
+    pub certificate: u32,
+    /// The first replica id that was never given.
+    pub next_id: u64,
+}
+
+/// A replica's log as it was found on disk.
+#[derive(Debug)]
+pub struct LogOnDisk {
+    /// Whose.
+    pub id: ReplicaId,
+    /// Where, for people.
+    pub place: String,
+    /// What is in it; `None` when it was never begun.
+    pub state: Result<Option<LogState>, PlatformError>,
+}
+
+/// The machine.
+pub trait Platform {
+    /// What replicas run in.
+    type Domain: Domain;
+    /// How their deaths are noticed.
+    type DeathWatch: DeathWatch;
+
+    /// The time now.
+    fn now(&self) -> Instant;
+
+    /// Orders a replica; it comes out of [`Self::started`].
+    ///
+    /// # Errors
+    /// When it cannot even be ordered.
+    fn start(&mut self, spec: &ReplicaSpec, memory: Vec<OwnedFd>) -> Result<(), PlatformError>;
+
+    /// The next replica that was started, or failed to.
+    fn started(&mut self) -> Option<(ReplicaId, Result<Self::Domain, PlatformError>)>;
+
+    /// Begins to watch for the end of the replica that shows this page.
+    ///
+    /// # Errors
+    /// When the machine refuses.
+    fn watch(&mut self, page: &ReplicaPageView) -> Result<Self::DeathWatch, PlatformError>;
+
+    /// Moves a domain to the core that the component's parties share.
+    ///
+    /// # Errors
+    /// When the machine refuses.
+    fn bind(&self, domain: &Self::Domain) -> Result<(), PlatformError>;
+
+    /// Where a replica's log is to be.
+    fn storage(&self, id: ReplicaId) -> Storage;
+
+    /// All logs on disk, by id.
+    ///
+    /// # Errors
+    /// When the disk cannot be looked at.
+    fn logs(&mut self) -> Result<Vec<LogOnDisk>, PlatformError>;
+
+    /// The replicas that have a log on disk, by id.
+    fn log_ids(&mut self) -> Vec<ReplicaId>;
+
+    /// Removes a replica's log, if it has one.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn discard_log(&mut self, id: ReplicaId) -> Result<(), PlatformError>;
+
+    /// What was remembered last.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    fn remembered(&mut self) -> Result<Option<Used>, PlatformError>;
+
+    /// Remembers this instead: a crash leaves the old or the new.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn remember(&mut self, used: &Used) -> Result<(), PlatformError>;
+}

@@ -1,0 +1,475 @@
+//! The coordinator itself: what one turn of the host's loop does.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hypervisor::decision::{Cause, DecisionMaker, Event};
+use hypervisor::fabric::{FabricError, HostFabric};
+use hypervisor::ring::IntakeReader;
+use hypervisor::waiting::Pace;
+use hypervisor::{Generation, ReplicaId, SlotId};
+use replica::protocol::ToReplica;
+use rustix::event::epoll;
+use state_machine::{ConnId, DomId, Input, InputNo, OutputNo};
+
+use crate::events::{Events, Tag};
+use crate::failover::Failover;
+use crate::front::{Front, Token};
+use crate::group::{Group, Notice};
+use crate::inlet::{Inlet, IntakeFull};
+use crate::inner::{Done, InnerClient};
+use crate::platform::{Platform, PlatformError};
+use crate::recovery;
+use crate::settings::Settings;
+
+/// Whether the component serves, from the clients' point of view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// The first primary is not there yet.
+    Starting,
+    /// Requests are answered, or will be after a failover.
+    Serving,
+    /// The state is gone.
+    Lost,
+}
+
+/// What became of the outputs of primaries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deliveries {
+    /// Delivered.
+    pub delivered: u64,
+    /// Dropped, because they had been delivered before or came from a fenced
+    /// generation.
+    pub dropped: u64,
+}
+
+/// What a driver must know of a turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The component serves for the first time.
+    Serves,
+    /// It will not: clients' sockets cannot be made.
+    CannotServe(String),
+    /// The state is gone, and no disk has it.
+    Lost,
+    /// A snapshot that was asked for.
+    Exported {
+        /// As it was asked.
+        ticket: u64,
+        /// The component's own snapshot encoding.
+        snapshot: Vec<u8>,
+    },
+    /// An input of the host itself was answered.
+    Answered {
+        /// Which.
+        input: InputNo,
+        /// The answer.
+        frame: Box<[u8]>,
+    },
+}
+
+/// Why a coordinator cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// No shared memory.
+    #[error("making the shared memory: {0}")]
+    Fabric(#[from] FabricError),
+    /// The disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] PlatformError),
+}
+
+/// See the crate.
+pub struct Coordinator<P: Platform> {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) events: Arc<Events>,
+    pub(crate) inlet: Inlet,
+    pub(crate) front: Front,
+    pub(crate) group: Group<P>,
+    pub(crate) inner: InnerClient,
+    pub(crate) service: Service,
+    pub(crate) deliveries: Deliveries,
+    pub(crate) news: Vec<News>,
+    pub(crate) buffer: Vec<u8>,
+    next_look: Instant,
+    pace: Pace,
+}
+
+impl<P: Platform> Coordinator<P> {
+    /// A coordinator without replicas, on its own shared memory. What concerns
+    /// its clients is told through `epoll`, with [`Token`]s.
+    ///
+    /// # Errors
+    /// [`BeginError`].
+    pub fn new(
+        settings: Settings,
+        mut platform: P,
+        epoll: Arc<OwnedFd>,
+        events: Arc<Events>,
+    ) -> Result<(Self, Beginning), BeginError> {
+        let settings = Arc::new(settings);
+        let fabric = HostFabric::new(settings.fabric)?;
+        let found = recovery::find(&mut platform, &events)?;
+        let decisions = DecisionMaker::new(
+            settings.policy.clone(),
+            found.next_id,
+            Generation(found.generation),
+        );
+        let now = platform.now();
+        let group = Group::new(Arc::clone(&settings), decisions, platform, Arc::clone(&events));
+        let front = Front::new(epoll, &settings.sockets, settings.front, Arc::clone(&events));
+        let coordinator = Self {
+            inlet: Inlet::new(fabric),
+            inner: InnerClient::default(),
+            service: Service::Starting,
+            deliveries: Deliveries::default(),
+            news: Vec::new(),
+            buffer: Vec::new(),
+            next_look: now,
+            pace: Pace::new(settings.look_period, settings.idle_look_period, now),
+            settings,
+            events,
+            front,
+            group,
+        };
+        let first = found.recover.map_or(Event::Form, recovery::Recoverable::event);
+        Ok((coordinator, Beginning(first)))
+    }
+
+    /// Starts the first replicas.
+    pub fn begin(&mut self, beginning: Beginning) {
+        self.step(beginning.0);
+    }
+
+    /// Moves inputs in and outputs out; whether anything moved. To be followed by
+    /// [`Self::look`].
+    pub fn turn(&mut self) -> bool {
+        let mut moved = self.take_outputs();
+        self.front.go_on(&mut self.inlet);
+        self.inner.go_on(&mut self.inlet);
+        moved |= self.front.flush(&mut self.inlet);
+        let alone = self.inlet.ledger.unanswered() == 1;
+        if self.wake_primary() && alone && self.take_outputs() {
+            // It took the core from us, and has answered. With more clients,
+            // their next requests are looked for first: answers that leave
+            // together cost less.
+            moved = true;
+            self.front.flush(&mut self.inlet);
+        }
+        moved
+    }
+
+    /// Looks after the replicas. `moved`: there was work since the last time.
+    pub fn look(&mut self, moved: bool) {
+        let now = self.group.platform().now();
+        if moved || (self.pace.is_idle() && !self.group.is_settled()) {
+            self.set_pace(true, now);
+        }
+        let thorough = now >= self.next_look;
+        if thorough {
+            let quiet = self.group.is_settled() && !self.inlet.is_waiting();
+            self.set_pace(!quiet, now);
+            self.next_look = now + self.pace.period();
+        }
+        let inputs_wait = self.inlet.is_waiting();
+        let notices = self.group.look(thorough, inputs_wait, &mut self.inlet.fabric);
+        self.take_notices(notices);
+        if thorough && self.group.take_recovery() {
+            self.recover();
+        }
+        if self.group.failover_runs() && !self.inlet.is_waiting() {
+            self.group.answered();
+        }
+    }
+
+    /// How often a turn is needed even if nothing happens.
+    pub fn period(&self) -> Duration {
+        self.pace.period()
+    }
+
+    fn set_pace(&mut self, work: bool, now: Instant) {
+        if self.pace.note(work, now) {
+            self.next_look = self.next_look.min(now + self.pace.period());
+        }
+    }
+
+    /// To be called before the driver blocks: says whether it may. Replicas ring
+    /// the doorbell from here on, until [`Self::wake_up`].
+    pub fn prepare_sleep(&mut self) -> bool {
+        // An answer may have let a request in that had waited for it.
+        self.wake_primary();
+        self.inlet.fabric.prepare_sleep();
+        let has_output = self
+            .group
+            .primary_slot()
+            .and_then(|slot| self.inlet.fabric.outputs(slot))
+            .is_some_and(|outputs| outputs.has_more());
+        !has_output && !self.front.has_more()
+    }
+
+    /// To be called after the driver has blocked, or instead of it.
+    pub fn wake_up(&mut self) {
+        self.inlet.fabric.cancel_sleep();
+    }
+
+    /// Something happened to a socket or a replica's domain.
+    pub fn ready(&mut self, token: Token, flags: epoll::EventFlags) {
+        match token {
+            Token::Loop(_) => {}
+            Token::Replica(id) => {
+                let notices = self.group.ended(id, &mut self.inlet.fabric);
+                self.take_notices(notices);
+            }
+            Token::Listener(domid) => self.front.accept(domid, &mut self.inlet),
+            Token::Conn(conn) => self.front.ready(conn, flags, &mut self.inlet),
+        }
+    }
+
+    /// Tells the primary about new inputs, if it sleeps; whether there were any.
+    fn wake_primary(&mut self) -> bool {
+        let fresh = self.inlet.take_fresh();
+        if fresh && let Some(slot) = self.group.primary_slot() {
+            self.inlet.fabric.ring_doorbell(slot);
+        }
+        fresh
+    }
+
+    /// After the death of all replicas, once they are gone: back from disk.
+    fn recover(&mut self) {
+        if !self.settings.is_durable() {
+            return;
+        }
+        match recovery::find(self.group.platform_mut(), &self.events) {
+            Ok(found) => match found.recover {
+                Some(found) => self.step(found.event()),
+                None => self.events.error(
+                    &[Tag::Monitor, Tag::Xenstore],
+                    "no replica's disk holds a usable state: the state is gone",
+                ),
+            },
+            Err(error) => self.events.error(
+                &[Tag::Monitor, Tag::Xenstore],
+                format!("looking for the state on disk: {error}"),
+            ),
+        }
+    }
+
+    /// Has the decision maker take an event, such as an operator's wish.
+    pub fn step(&mut self, event: Event) {
+        let notice = self.group.step(event, &mut self.inlet.fabric);
+        self.take_notices(notice);
+    }
+
+    pub(crate) fn take_notices(&mut self, notices: impl IntoIterator<Item = Notice>) {
+        for notice in notices {
+            match notice {
+                Notice::Serving { last_input, last_output } => {
+                    self.serving(last_input, last_output);
+                }
+                Notice::Lost => self.lost(),
+            }
+        }
+    }
+
+    /// A primary serves. The first one after a start tells where numbers go on.
+    fn serving(&mut self, last_input: InputNo, last_output: OutputNo) {
+        self.remember();
+        match self.service {
+            Service::Serving => {}
+            Service::Starting => self.first_serving(last_input, last_output),
+            Service::Lost => {
+                // Back from disk. The intake still holds what was not answered.
+                self.service = Service::Serving;
+                self.events.info(
+                    &[Tag::Monitor, Tag::Xenstore],
+                    "the state is back; requests are answered again",
+                );
+            }
+        }
+    }
+
+    /// The component serves for the first time since the daemon started.
+    fn first_serving(&mut self, last_input: InputNo, last_output: OutputNo) {
+        self.service = Service::Serving;
+        self.inlet.begin(last_input.next(), last_output);
+        self.front.number_from(ConnId(last_input.0 + 1));
+        let boot = self.inlet.push(&Input::Boot);
+        debug_assert!(boot.is_ok(), "an empty intake has room");
+        let quotas = InnerClient::quota_requests(&self.settings.quotas);
+        self.inner.begin(self.front.take_conn(), quotas, None);
+        self.inner.go_on(&mut self.inlet);
+        if let Err(error) = self.front.listen(DomId(0)) {
+            let path = self.front.socket_path(DomId(0));
+            self.events.error(&[Tag::Host], format!("{}: {error}", path.display()));
+            self.news.push(News::CannotServe(error.to_string()));
+            return;
+        }
+        self.events.info(
+            &[Tag::Host, Tag::Xenstore],
+            format!("serving at {}", self.front.socket_path(DomId(0)).display()),
+        );
+        self.news.push(News::Serves);
+    }
+
+    fn lost(&mut self) {
+        self.service = Service::Lost;
+        if !self.settings.is_durable() {
+            // Better no answer than one from a store that forgot everything.
+            self.front.close();
+            self.news.push(News::Lost);
+        }
+    }
+
+    fn remember(&mut self) {
+        let (platform, decisions) = self.group.platform_and_decisions();
+        recovery::remember(platform, &self.events, decisions);
+    }
+
+    /// Gives a replica up.
+    pub fn give_up(&mut self, id: ReplicaId, cause: Cause) {
+        let mut notices = Vec::new();
+        self.group.failed(id, cause, &mut self.inlet.fabric, &mut notices);
+        self.take_notices(notices);
+    }
+
+    /// Ends everything that was started.
+    pub fn shut_down(&mut self) {
+        self.front.close();
+        self.group.shut_down();
+        self.remember();
+    }
+
+    /// What the driver must know, oldest first.
+    pub fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whether it serves.
+    pub fn service(&self) -> Service {
+        self.service
+    }
+
+    /// The decision maker, to look at.
+    pub fn decisions(&self) -> &DecisionMaker {
+        self.group.decisions()
+    }
+
+    /// The machine.
+    pub fn platform(&self) -> &P {
+        self.group.platform()
+    }
+
+    /// The shared memory, to look at.
+    pub fn fabric(&self) -> &HostFabric {
+        &self.inlet.fabric
+    }
+
+    /// The failovers so far, oldest first; the last [`crate::MAX_FAILOVERS`].
+    pub fn failovers(&self) -> impl Iterator<Item = &Failover> {
+        self.group.failovers()
+    }
+
+    /// Failovers since the start.
+    pub fn failover_count(&self) -> u64 {
+        self.group.failover_count()
+    }
+
+    /// What became of outputs.
+    pub fn deliveries(&self) -> Deliveries {
+        self.deliveries
+    }
+
+    /// Inputs taken since the start.
+    pub fn inputs(&self) -> u64 {
+        self.inlet.taken()
+    }
+
+    /// Inputs that are not released.
+    pub fn pending(&self) -> usize {
+        self.inlet.ledger.pending()
+    }
+
+    /// Whether somebody waits for an answer.
+    pub fn is_waiting(&self) -> bool {
+        self.inlet.is_waiting()
+    }
+
+    /// Connections now.
+    pub fn clients(&self) -> usize {
+        self.front.clients()
+    }
+
+    /// Connections that were turned away.
+    pub fn refused(&self) -> u64 {
+        self.front.refused()
+    }
+
+    /// Inputs quarantined since the start.
+    pub fn quarantined(&self) -> impl Iterator<Item = InputNo> {
+        self.group.quarantined()
+    }
+
+    /// CPU time of all replicas so far.
+    pub fn cpu_time(&self) -> Duration {
+        self.group.cpu_time()
+    }
+
+    /// What a replica runs in, once it was started.
+    pub fn domain(&self, id: ReplicaId) -> Option<&P::Domain> {
+        self.group.domain(id)
+    }
+
+    /// The slot of a replica.
+    pub fn slot(&self, id: ReplicaId) -> Option<SlotId> {
+        self.group.slot(id)
+    }
+
+    /// Notes that a fault was just injected into a replica.
+    pub fn note_injected(&mut self, id: ReplicaId) {
+        self.group.note_injected(id);
+    }
+
+    /// The component has another core now: binds its parties to it.
+    pub fn move_to_core(&mut self) {
+        self.group.move_to_core();
+    }
+
+    /// Sends a fault, or a wish, to a replica.
+    pub fn order(&mut self, id: ReplicaId, message: &ToReplica) {
+        self.group.order(id, message, &mut self.inlet.fabric);
+    }
+
+    /// Hands in an input of the host's own; its answer comes as [`News`].
+    ///
+    /// # Errors
+    /// [`IntakeFull`].
+    pub fn push(&mut self, input: &Input<'_>) -> Result<InputNo, IntakeFull> {
+        self.inlet.push(input)
+    }
+
+    /// A reader of all inputs from the oldest on, for an observer.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn observe_intake(&self) -> Result<IntakeReader, FabricError> {
+        self.inlet.fabric.observe_intake()
+    }
+
+    /// Whether requests of the host itself are under way.
+    pub fn asks(&self) -> bool {
+        self.inner.is_busy()
+    }
+
+    /// Asks something of the component itself, as a client of the control domain
+    /// would; `done` hears when all is answered.
+    pub fn ask(&mut self, requests: std::collections::VecDeque<Vec<u8>>, done: Done) {
+        let conn = self.front.take_conn();
+        self.inner.begin(conn, requests, Some(done));
+        self.inner.go_on(&mut self.inlet);
+    }
+}
+
+/// What a new coordinator has to do first.
+#[derive(Debug)]
+pub struct Beginning(Event);
