@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost_raft::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
+use teeth::Bug;
 
 use crate::{AckPolicy, FenceEpoch, PeerId};
 
@@ -182,7 +183,9 @@ impl Membership {
     /// which is as it must be.
     pub(crate) fn effective(&self) -> Members {
         let alive = |ids: &[PeerId]| -> Vec<PeerId> {
-            ids.iter().copied().filter(|id| !self.fenced.contains(id)).collect()
+            let awaited =
+                |id: &PeerId| !self.fenced.contains(id) || teeth::bites(Bug::DeadVoterAwaited);
+            ids.iter().copied().filter(awaited).collect()
         };
         let voters = alive(&self.logged.voters);
         if self.policy == AckPolicy::Quorum || voters.is_empty() {
@@ -262,7 +265,9 @@ impl Membership {
 
     /// Takes over a certificate of deaths.
     pub(crate) fn fence(&mut self, epoch: FenceEpoch, dead: &[PeerId]) {
-        self.epoch = epoch;
+        if !teeth::bites(Bug::CertificateNotInTerm) {
+            self.epoch = epoch;
+        }
         self.fenced.extend(dead);
     }
 }

@@ -47,6 +47,8 @@ pub use types::{
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use teeth::Bug;
+
 use crate::{Generation, ReplicaId, SlotId};
 use types::Member;
 
@@ -374,7 +376,9 @@ impl DecisionMaker {
         }
         let waiting =
             self.members.iter().filter(|(_, m)| m.may_vote()).map(|(&id, _)| id).collect();
-        self.generation = Generation(self.generation.0 + 1);
+        if !teeth::bites(Bug::GenerationNotRaised) {
+            self.generation = Generation(self.generation.0 + 1);
+        }
         self.phase = Phase::Electing { waiting, logs: BTreeMap::new() };
         todo.push(self.isolation());
     }
@@ -427,13 +431,15 @@ impl DecisionMaker {
             return;
         }
         logs.insert(id, log);
-        if !waiting.is_empty() {
+        if !waiting.is_empty() && !teeth::bites(Bug::PromotedBeforeAcknowledged) {
             return;
         }
         let logs = std::mem::take(logs);
         let candidates: BTreeSet<_> = self.candidates().collect();
         let logs_of_candidates = logs.iter().filter(|(id, _)| candidates.contains(id));
-        let longest = logs_of_candidates.map(|(_, log)| *log).max().unwrap_or_default();
+        let ends = logs_of_candidates.map(|(_, log)| *log);
+        let shortest = teeth::bites(Bug::ShortestLogPromoted);
+        let longest = if shortest { ends.min() } else { ends.max() }.unwrap_or_default();
         let has_longest = |id: &ReplicaId| logs.get(id) == Some(&longest);
         let wish = self.wish.take();
         let wished =
@@ -481,6 +487,9 @@ impl DecisionMaker {
             return;
         }
         self.phase = Phase::Serving { primary: id };
+        if teeth::bites(Bug::StrikesForgotten) {
+            self.strikes.clear();
+        }
         // What the predecessor was asked for may be in the log or not: nothing
         // is asked for before this primary has told.
         self.membership_known = false;
@@ -526,7 +535,9 @@ impl DecisionMaker {
     }
 
     fn free_slot(&self) -> Option<SlotId> {
-        SlotId::all().find(|slot| self.members.values().all(|m| m.slot != *slot))
+        let gone =
+            |m: &Member| m.standing == Standing::Fenced && teeth::bites(Bug::SlotReusedTooEarly);
+        SlotId::all().find(|slot| self.members.values().all(|m| m.slot != *slot || gone(m)))
     }
 }
 

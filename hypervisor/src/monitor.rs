@@ -14,6 +14,7 @@
 
 use std::time::Duration;
 
+use teeth::Bug;
 use thiserror::Error;
 
 use crate::domain::CpuTimes;
@@ -161,7 +162,7 @@ impl Monitor {
             return Verdict::Alive;
         };
         let span = self.span(&last, &now);
-        if now.beats == last.beats {
+        if now.beats == last.beats && !teeth::bites(Bug::HangNeverSuspected) {
             self.beat.add(span);
         } else {
             self.beat = Standstill::default();
@@ -180,7 +181,7 @@ impl Monitor {
     /// The time between two samples, as far as it counts.
     fn span(&self, last: &Observation, now: &Observation) -> Standstill {
         let elapsed = now.at_us.saturating_sub(last.at_us);
-        let late = elapsed > us(self.config.late_ms);
+        let late = elapsed > us(self.config.late_ms) && !teeth::bites(Bug::LateSampleCounted);
         let counted = if late { us(self.config.period_ms).min(elapsed) } else { elapsed };
         let grown = |now: u64, last: u64| now.saturating_sub(last) / 1000;
         let idle = [last, now].into_iter().all(|sample| sample.idle && !sample.work_waiting);
@@ -219,7 +220,8 @@ impl Monitor {
 
     fn judge_work(&self) -> Verdict {
         let still = &self.work;
-        if still.for_us - still.runnable_us >= us(self.config.progress_ms) {
+        let in_vain = still.for_us - still.runnable_us >= us(self.config.progress_ms);
+        if in_vain && !teeth::bites(Bug::ProgressIgnored) {
             Verdict::Hung(HangReason::NoProgress)
         } else {
             Verdict::Alive

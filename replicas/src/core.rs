@@ -31,6 +31,7 @@ use std::collections::{BTreeSet, VecDeque};
 use consensus::{Change, FenceEpoch, LogIndex, LogStore, Peer, PeerId, Role as PeerRole, Term};
 use hypervisor::{Generation, ReplicaId};
 use state_machine::{Class, Digest, Input, InputNo, Numbered, Output, StateMachine};
+use teeth::Bug;
 
 use crate::batch::{self, Batch};
 use crate::error::Fatal;
@@ -271,7 +272,8 @@ impl<M: StateMachine> Replica<M> {
                 self.isolate(generation, FenceEpoch(certificate), &fenced)?;
             }
             ToReplica::Promote { generation, quarantine } if generation == self.generation => {
-                self.quarantine = quarantine.into_iter().collect();
+                let refused = |_: &InputNo| !teeth::bites(Bug::QuarantineSkipped);
+                self.quarantine = quarantine.into_iter().filter(refused).collect();
                 self.role = Role::Campaigning;
                 self.campaign_patience = CAMPAIGN_TICKS;
                 self.campaign()?;
@@ -313,7 +315,7 @@ impl<M: StateMachine> Replica<M> {
     /// [`Fatal`]: the replica must stop.
     pub fn tick(&mut self) -> Result<(), Fatal> {
         self.peer.tick();
-        if self.role == Role::Campaigning {
+        if self.role == Role::Campaigning && !teeth::bites(Bug::CampaignNotRepeated) {
             self.campaign_ticks += 1;
             if self.campaign_ticks >= self.campaign_patience {
                 self.campaign_patience = (self.campaign_patience * 2).min(CAMPAIGN_TICKS_MAX);
@@ -339,8 +341,10 @@ impl<M: StateMachine> Replica<M> {
         let mut emit = emitter(link, self.generation);
         if class == Class::Query && !quarantined {
             self.machine.query(no, input, &mut self.scratch)?;
+            let dirty = teeth::bites(Bug::DirtyRead);
+            let seen = if dirty { BatchNo(0) } else { self.last_command };
             for output in self.scratch.drain(..) {
-                self.outbox.answer(self.last_command, output, &mut emit);
+                self.outbox.answer(seen, output, &mut emit);
             }
             self.outbox.done(self.last_command, no, &mut emit);
             return Ok(());
@@ -362,7 +366,8 @@ impl<M: StateMachine> Replica<M> {
             };
             self.outbox.logged(release, output, &mut emit);
         }
-        self.outbox.done(batch, no, &mut emit);
+        let freed = if teeth::bites(Bug::FreedBeforeLogged) { BatchNo(0) } else { batch };
+        self.outbox.done(freed, no, &mut emit);
         if is_command {
             self.last_command = batch;
         }
@@ -465,12 +470,13 @@ impl<M: StateMachine> Replica<M> {
         if !self.leads() {
             for logged in batch::inputs(entry) {
                 let logged = logged?;
-                self.machine.apply(
-                    logged.no,
-                    &logged.input,
-                    logged.quarantined,
-                    &mut self.scratch,
-                )?;
+                if teeth::bites(Bug::TentativeNotReplicated)
+                    && M::classify(&logged.input) == Class::Tentative
+                {
+                    continue;
+                }
+                let quarantined = logged.quarantined && !teeth::bites(Bug::QuarantineNotReplicated);
+                self.machine.apply(logged.no, &logged.input, quarantined, &mut self.scratch)?;
                 for output in self.scratch.drain(..) {
                     self.outbox.keep(output);
                 }
@@ -488,8 +494,10 @@ impl<M: StateMachine> Replica<M> {
     /// Lets go what the acknowledgement policy allows.
     fn release(&mut self, link: &mut dyn Link) -> Result<bool, Fatal> {
         let released = self.peer.released();
+        let early = teeth::bites(Bug::ReplyBeforeCommit);
+        let through = if early { self.peer.log_end().0 } else { released };
         let mut newest = None;
-        while self.in_flight.front().is_some_and(|(_, index)| *index <= released) {
+        while self.in_flight.front().is_some_and(|(_, index)| *index <= through) {
             newest = self.in_flight.pop_front().map(|(batch, _)| batch);
         }
         if let Some(batch) = newest {
@@ -502,10 +510,11 @@ impl<M: StateMachine> Replica<M> {
             }
             Role::Draining
                 if self.batch.is_empty()
-                    && self.in_flight.is_empty()
-                    && self.outbox.nothing_held()
-                    // Or the one that takes over would have the shorter log.
-                    && released == self.peer.log_end().0 =>
+                    && (teeth::bites(Bug::DrainedTooEarly)
+                        || self.in_flight.is_empty()
+                            && self.outbox.nothing_held()
+                            // Or the one that takes over would have the shorter log.
+                            && released == self.peer.log_end().0) =>
             {
                 self.role = Role::Drained;
                 self.say(&FromReplica::Drained, link);

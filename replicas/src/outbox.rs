@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 
 use state_machine::{ConnId, InputNo, Output, OutputNo};
+use teeth::Bug;
 
 /// Number of a batch of inputs that is proposed as one log entry; starts over
 /// with each promotion. 0 is released from the start.
@@ -55,9 +56,12 @@ pub struct Watermarks {
 
 impl Watermarks {
     fn passed(&self, output: &Output) -> bool {
+        let slip = u64::from(teeth::bites(Bug::WatermarkOffByOne));
         match output {
-            Output::Reply { input, .. } => *input <= self.freed_input,
-            Output::Event { no, .. } | Output::Effect { no, .. } => *no <= self.delivered_output,
+            Output::Reply { input, .. } => input.0 <= self.freed_input.0 + slip,
+            Output::Event { no, .. } | Output::Effect { no, .. } => {
+                no.0 <= self.delivered_output.0 + slip
+            }
         }
     }
 }
@@ -112,6 +116,9 @@ impl Outbox {
     fn must_queue(&self, output: &Output) -> bool {
         /// Beyond this it is cheaper to queue than to look.
         const LOOK_AT: usize = 64;
+        if teeth::bites(Bug::Overtaking) {
+            return false;
+        }
         self.held.len() > LOOK_AT
             || self.held.iter().any(|held| match &held.item {
                 Item::Logged(other) | Item::Answer(other) => conn_of(other) == conn_of(output),
@@ -186,7 +193,12 @@ impl Outbox {
     /// On promotion: everything kept leaves again, and batch numbers start over.
     pub fn emit_again(&mut self, emit: &mut dyn FnMut(Emission<'_>)) {
         debug_assert!(self.held.is_empty(), "only a primary holds");
-        self.released = BatchNo(0);
+        if !teeth::bites(Bug::ReleasedMarkKept) {
+            self.released = BatchNo(0);
+        }
+        if teeth::bites(Bug::NothingEmittedAgain) {
+            return;
+        }
         for output in &self.kept {
             emit(Emission::Output(output));
         }

@@ -11,6 +11,7 @@ use hypervisor::fabric::{DigestRecord, ReplicaFabric, Role as PageRole, SleepLim
 use hypervisor::waiting::Pace;
 use hypervisor::{ReplicaId, SlotId};
 use state_machine::{Digest, Input, InputNo, OutputNo, Reader, StateMachine};
+use teeth::Bug;
 
 use crate::core::{Link, Progress, Replica, Role};
 use crate::encoder::Encode;
@@ -180,13 +181,29 @@ impl<M: StateMachine> Runtime<M> {
     /// come already.
     pub fn sleep<'a>(&mut self, limit: impl Into<SleepLimit<'a>>) {
         let (wants_input, slots) = (self.replica.wants_input(), &self.slots);
-        self.fabric.wait(limit, |fabric| {
-            (wants_input && fabric.intake().has_more())
-                || fabric.control().has_more()
-                || slots
-                    .values()
-                    .any(|slot| fabric.peer_rx(*slot).is_some_and(|receiver| receiver.has_more()))
-        });
+        self.fabric.wait(limit, |fabric| has_come(fabric, wants_input, slots));
+    }
+
+    /// The parts of [`Self::sleep`], for who blocks otherwise: the others ring
+    /// from here on. Says whether there is nothing to do meanwhile.
+    pub fn prepare_sleep(&mut self) -> bool {
+        self.fabric.prepare_sleep();
+        !has_come(&mut self.fabric, self.replica.wants_input(), &self.slots)
+    }
+
+    /// The others need not ring any more.
+    pub fn wake_up(&self) {
+        self.fabric.wake_up();
+    }
+
+    /// Its side of the shared memory, to look at.
+    pub fn fabric(&self) -> &ReplicaFabric {
+        &self.fabric
+    }
+
+    /// What runs on the rings, to look at.
+    pub fn replica(&self) -> &Replica<M> {
+        &self.replica
     }
 
     /// Beats and ticks often while there is work, seldom while there is none.
@@ -241,7 +258,7 @@ impl<M: StateMachine> Runtime<M> {
             ToReplica::Slow { delay_us } => self.slow = Duration::from_micros(*delay_us),
             ToReplica::Isolate { fenced, .. } => {
                 // From here on nothing of the dead is read.
-                for id in fenced {
+                for id in fenced.iter().filter(|_| !teeth::bites(Bug::ReadsTheFenced)) {
                     if let Some(slot) = self.slots.remove(id) {
                         self.fabric.unbind_peer(slot);
                     }
@@ -255,6 +272,9 @@ impl<M: StateMachine> Runtime<M> {
     fn take_inputs(&mut self) -> Result<bool, Fatal> {
         if self.replica.take_became_primary() {
             self.fabric.intake().seek_oldest();
+            if teeth::bites(Bug::IntakeFromNewest) {
+                while let Ok(Some(_)) = self.fabric.intake().next(&mut self.buffer) {}
+            }
         }
         let mut moved = false;
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -286,7 +306,9 @@ impl<M: StateMachine> Runtime<M> {
         }
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
         self.replica.on_input(no, input, &mut link)?;
-        self.fabric.page().set_applying_input(0);
+        if !teeth::bites(Bug::ApplyingMarkLeft) {
+            self.fabric.page().set_applying_input(0);
+        }
         Ok(())
     }
 
@@ -319,7 +341,9 @@ impl<M: StateMachine> Runtime<M> {
             if !self.fabric.peer_tx(*slot).is_some_and(|sender| sender.flush()) {
                 continue;
             }
-            if acknowledges && *id == primary && self.others_are_behind(primary) {
+            let in_vain =
+                || teeth::bites(Bug::StandbyNeverRings) || self.others_are_behind(primary);
+            if acknowledges && *id == primary && in_vain() {
                 continue;
             }
             self.fabric.ring_peer(*slot);
@@ -417,4 +441,17 @@ fn receive(receiver: &mut hypervisor::ring::Receiver, buffer: &mut Vec<u8>) -> R
         receiver.release();
     }
     Ok(received)
+}
+
+/// Whether something has come that nobody will ring for any more.
+fn has_come(
+    fabric: &mut ReplicaFabric,
+    wants_input: bool,
+    slots: &BTreeMap<ReplicaId, SlotId>,
+) -> bool {
+    (wants_input && fabric.intake().has_more())
+        || fabric.control().has_more()
+        || slots
+            .values()
+            .any(|slot| fabric.peer_rx(*slot).is_some_and(|receiver| receiver.has_more()))
 }

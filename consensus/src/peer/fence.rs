@@ -43,6 +43,7 @@
 
 use raft::StateRole;
 use raft::eraftpb::ConfChangeV2;
+use teeth::Bug;
 
 use super::Peer;
 use crate::members::Step;
@@ -152,6 +153,7 @@ impl Peer {
         if !self.is_leader()
             || self.raw.raft.has_pending_conf()
             || self.membership.live_voters() == 0
+            || teeth::bites(Bug::DeadNeverRemoved)
         {
             return false;
         }

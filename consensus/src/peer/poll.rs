@@ -2,6 +2,7 @@
 
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{SnapshotStatus, StateRole};
+use teeth::Bug;
 
 use super::{Peer, Role};
 use crate::members::{Members, steps_of};
@@ -149,7 +150,7 @@ impl Peer {
             self.handed_out = index;
             actions.committed.clear();
             actions.install = Some(super::Install { index: LogIndex(index), data: state });
-        } else if promises || !entries.is_empty() {
+        } else if promises || !(entries.is_empty() || teeth::bites(Bug::EntriesNotStored)) {
             store.write(&Batch {
                 hard_state: Some(hard_state),
                 entries: Entries(&entries),

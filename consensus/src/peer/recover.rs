@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raft::RawNode;
 use raft::eraftpb::{Entry, EntryType, HardState};
+use teeth::Bug;
 
 use super::{Install, Peer, Role};
 use crate::config::ConfigError;
 use crate::log::Log;
 use crate::members::{Members, Membership, founding_entry_data};
 use crate::store::{EntryKind, LogState};
-use crate::{FenceEpoch, LogIndex, PeerConfig, PeerId};
+use crate::{AckPolicy, FenceEpoch, LogIndex, PeerConfig, PeerId};
 
 /// The entry, and the term, that found a group.
 const FOUNDING: u64 = 1;
@@ -166,7 +167,8 @@ impl Peer {
             .expect("the configuration and the log were checked");
         // With groups enabled and none assigned, raft commits what *every* voter
         // has: all-live, once the dead are taken out of its voters.
-        raw.raft.enable_group_commit(config.ack == crate::AckPolicy::AllLive);
+        let of_all = config.ack == AckPolicy::AllLive && !teeth::bites(Bug::AllLiveAtMajority);
+        raw.raft.enable_group_commit(of_all);
         let mut peer = Self {
             config,
             raw,

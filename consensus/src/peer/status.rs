@@ -1,6 +1,7 @@
 //! What a peer tells about itself.
 
 use raft::StateRole;
+use teeth::Bug;
 
 use super::Peer;
 use crate::{AckPolicy, FenceEpoch, LogIndex, Members, PeerId, Term};
@@ -161,7 +162,9 @@ impl Peer {
             .iter()
             .copied()
             .filter(|&id| id != self.config.id && !self.membership.fenced().contains(&id));
-        self.config.ack == AckPolicy::AllLive || (self.is_leader() && others.all(knows))
+        self.config.ack == AckPolicy::AllLive
+            || teeth::bites(Bug::MembershipToldEarly)
+            || (self.is_leader() && others.all(knows))
     }
 
     /// Whether the policy wants a majority of the voters, and so many of those

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use teeth::Bug;
+
 use crate::ReplicaId;
 
 use super::DecisionMaker;
@@ -22,6 +24,9 @@ impl DecisionMaker {
         let Some(member) = self.members.get_mut(&id) else { return };
         if member.standing == Standing::Learner && member.asked == Some(Asked::Learner) {
             member.asked = Some(Asked::Voter);
+            if teeth::bites(Bug::LearnerCounted) {
+                member.standing = Standing::Voter;
+            }
             todo.push(Decision::AddVoter { primary, id });
         }
     }

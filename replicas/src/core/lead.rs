@@ -1,8 +1,11 @@
 //! How a replica comes to lead: fences, campaigns, the start of a reign.
 
-use consensus::{AckPolicy, CampaignError, FenceEpoch, FenceError, PeerId, Role as PeerRole};
+use consensus::{
+    AckPolicy, CampaignError, FenceEpoch, FenceError, LogIndex, PeerId, Role as PeerRole,
+};
 use hypervisor::{Generation, ReplicaId};
 use state_machine::StateMachine;
+use teeth::Bug;
 
 use super::{Link, Replica, Role, emitter};
 use crate::batch::Batch;
@@ -44,7 +47,7 @@ impl<M: StateMachine> Replica<M> {
             self.membership_told = None;
             self.changes.clear();
             self.learners_behind.clear();
-        } else if self.role == Role::Campaigning {
+        } else if self.role == Role::Campaigning && !teeth::bites(Bug::CampaignNotRepeated) {
             // With the certificate, a campaign begun before it was given up.
             self.campaign()?;
         }
@@ -92,13 +95,20 @@ impl<M: StateMachine> Replica<M> {
         let led = self.peer.is_leader().then(|| self.peer.term());
         let changed = std::mem::replace(&mut self.led_term, led) != led;
         match self.role {
-            Role::Primary | Role::Draining if changed => return Err(Fatal::Deposed),
+            Role::Primary | Role::Draining
+                if changed && !teeth::bites(Bug::DeposedPrimaryStays) =>
+            {
+                return Err(Fatal::Deposed);
+            }
             Role::Finishing { .. } if changed => self.role = Role::Campaigning,
             _ => {}
         }
         // It may have led before: it drained, or stood for election by itself.
         if led.is_some() && self.role == Role::Campaigning {
-            let (barrier, _) = self.peer.log_end();
+            let (mut barrier, _) = self.peer.log_end();
+            if teeth::bites(Bug::ServesBeforeLogApplied) {
+                barrier = LogIndex(0);
+            }
             self.role = Role::Finishing { barrier };
         }
         Ok(())

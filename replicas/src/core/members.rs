@@ -2,6 +2,7 @@
 
 use consensus::{Change, ChangeError, LogIndex, PeerId};
 use state_machine::StateMachine;
+use teeth::Bug;
 
 use super::{Link, Replica, Role};
 use crate::protocol::{FromReplica, peer_id, replica_id};
@@ -49,11 +50,13 @@ impl<M: StateMachine> Replica<M> {
     fn tell_membership(&mut self, link: &mut dyn Link) {
         let status = self.peer.status();
         let is_settled = |id: PeerId| {
-            id == status.id || status.peers.iter().any(|peer| peer.id == id && peer.is_settled)
+            id == status.id
+                || teeth::bites(Bug::VoterToldUnsettled)
+                || status.peers.iter().any(|peer| peer.id == id && peer.is_settled)
         };
         let (voters, behind): (Vec<PeerId>, Vec<PeerId>) =
             status.effective.voters.iter().partition(|id| is_settled(**id));
-        self.membership_changed = !behind.is_empty();
+        self.membership_changed = !(behind.is_empty() || teeth::bites(Bug::RebuildUntold));
         let learners = status.effective.learners.iter().chain(&behind).copied();
         let message = FromReplica::Membership {
             voters: voters.into_iter().map(replica_id).collect(),

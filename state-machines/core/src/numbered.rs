@@ -3,6 +3,8 @@
 
 use alloc::vec::Vec;
 
+use teeth::Bug;
+
 use crate::codec::put_block;
 use crate::{
     ConnId, Corruption, Digest, Input, InputNo, Mixer, Output, OutputNo, Outputs, Reader,
@@ -14,7 +16,7 @@ use crate::{
 ///
 /// Invariant: `last_input` and `last_output` are functions of the inputs
 /// applied, and so the same on every replica at the same input.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Numbered<M> {
     machine: M,
     last_input: InputNo,
@@ -81,7 +83,7 @@ impl<M: StateMachine> Numbered<M> {
         quarantined: bool,
         outputs: &mut Vec<Output>,
     ) -> Result<bool, Corruption> {
-        if no <= self.last_input {
+        if no <= self.last_input && !(no == self.last_input && teeth::bites(Bug::AppliedTwice)) {
             return Ok(false);
         }
         let mut numberer = Numberer { input: no, last_output: self.last_output, outputs };
@@ -138,7 +140,10 @@ impl<M: StateMachine> Numbered<M> {
     /// # Errors
     /// [`RestoreError`] when it is not such a state.
     pub fn restore(reader: &mut Reader<'_>) -> Result<Self, RestoreError> {
-        let last_input = InputNo(reader.u64()?);
+        let mut last_input = InputNo(reader.u64()?);
+        if teeth::bites(Bug::SnapshotForgetsInputs) {
+            last_input = InputNo(0);
+        }
         let last_output = OutputNo(reader.u64()?);
         let machine = M::restore(reader.block()?)?;
         Ok(Self { machine, last_input, last_output })

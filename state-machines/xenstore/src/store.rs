@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use state_machine::{Corruption, DomId, Mixer};
+use teeth::Bug;
 
 use crate::children::ChildKey;
 use crate::domain::Domains;
@@ -464,7 +465,10 @@ impl Store {
         let more = 8 * (perms.entries().len() as i64 - old.entries().len() as i64);
         self.check_memory(env, perms.owner(), more)?;
         let perms = Arc::new(perms);
-        let mark = Mark::new(node, path.hash(), perms.clone(), env.next_generation());
+        let mut mark = Mark::new(node, path.hash(), perms.clone(), env.next_generation());
+        if teeth::bites(Bug::PermsDigestStale) {
+            mark.delta = 0;
+        }
         let trail = found.trail;
         self.remark(path, &trail, path.len(), mark, 0)?;
         if !path.is_special() {

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use state_machine::{Corruption, DomId};
+use teeth::Bug;
 
 use super::{first_string, nodes, one_string};
 use crate::answer::Answer;
@@ -100,6 +101,10 @@ pub(crate) fn end(
         _ => return Err(Errno::EINVAL.into()),
     };
     let transaction = state.drop_transaction(conn.domid, conn.id, id).ok_or(Errno::ENOENT)?;
+    if commit && teeth::bites(Bug::EventBeforeCommit) {
+        let (old, changes) = (&transaction.working, transaction.recorded_changes());
+        tell(state, old, transaction.operations(), &changes, conn, events)?;
+    }
     let committed = if commit && transaction.changes() {
         self::commit(state, conn, &transaction)?
     } else {
