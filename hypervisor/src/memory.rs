@@ -6,6 +6,9 @@
 //! side may change them at any moment. All accesses are atomic words, so that a
 //! race with the other side yields odd values at worst, never undefined
 //! behaviour.
+//!
+//! A [`Fuse`] lets a simulator end a party in the middle of what it does: behind
+//! a blown fuse nothing is stored any more.
 
 use std::ffi::c_void;
 use std::io;
@@ -104,7 +107,16 @@ impl Segment {
     /// # Errors
     /// When the descriptor is read-only, or writers are forbidden by now.
     pub fn map_writable(&self) -> Result<ViewMut, MemoryError> {
-        self.map(ProtFlags::READ | ProtFlags::WRITE).map(|view| ViewMut { view })
+        self.map_fused(None)
+    }
+
+    /// As [`Self::map_writable`], with stores that stop when `fuse` blows.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn map_fused(&self, fuse: Option<Arc<Fuse>>) -> Result<ViewMut, MemoryError> {
+        let view = self.map(ProtFlags::READ | ProtFlags::WRITE, fuse)?;
+        Ok(ViewMut { view })
     }
 
     /// Maps the whole segment for reading.
@@ -112,12 +124,12 @@ impl Segment {
     /// # Errors
     /// When the kernel refuses.
     pub fn map_read_only(&self) -> Result<View, MemoryError> {
-        self.map(ProtFlags::READ)
+        self.map(ProtFlags::READ, None)
     }
 
-    fn map(&self, prot: ProtFlags) -> Result<View, MemoryError> {
-        let mapping = Mapping::new(&self.fd, self.len, prot)?;
-        Ok(View { base: mapping.base, len: self.len, _mapping: Arc::new(mapping) })
+    fn map(&self, prot: ProtFlags, fuse: Option<Arc<Fuse>>) -> Result<View, MemoryError> {
+        let mapping = Mapping::new(&self.fd, self.len, prot, fuse)?;
+        Ok(View { base: mapping.base, len: self.len, mapping: Arc::new(mapping) })
     }
 
     /// Fixes what may be done with the segment: no other seal can be added any
@@ -180,21 +192,67 @@ impl Segment {
     }
 }
 
+/// Counts a party's stores, and lets no more through after a certain one: for
+/// the others the party has died right there, in the middle of a record or
+/// between a record and its announcement.
+#[derive(Debug)]
+pub struct Fuse {
+    /// Stores that still go through; for ever at [`u64::MAX`].
+    left: AtomicU64,
+}
+
+impl Default for Fuse {
+    fn default() -> Self {
+        Self { left: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Fuse {
+    /// Blows after `stores` more words.
+    pub fn light(&self, stores: u64) {
+        self.left.store(stores, Ordering::Relaxed);
+    }
+
+    /// Whether nothing goes through any more.
+    #[must_use]
+    pub fn is_blown(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether one more effect goes through.
+    pub fn burn(&self) -> bool {
+        match self.left.load(Ordering::Relaxed) {
+            u64::MAX => true,
+            0 => false,
+            left => {
+                self.left.store(left - 1, Ordering::Relaxed);
+                true
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Mapping {
     base: NonNull<u8>,
     len: usize,
+    fuse: Option<Arc<Fuse>>,
 }
 
 impl Mapping {
-    fn new(fd: &OwnedFd, len: usize, prot: ProtFlags) -> Result<Self, MemoryError> {
+    fn new(
+        fd: &OwnedFd,
+        len: usize,
+        prot: ProtFlags,
+        fuse: Option<Arc<Fuse>>,
+    ) -> Result<Self, MemoryError> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no
         // memory of ours; it is unmapped only by `drop`, when no view is left.
         let base =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }
                 .map_err(system("mmap"))?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Length { found: len })?;
-        Ok(Self { base, len })
+        Ok(Self { base, len, fuse })
     }
 }
 
@@ -220,7 +278,7 @@ unsafe impl Sync for Mapping {}
 pub struct View {
     base: NonNull<u8>,
     len: usize,
-    _mapping: Arc<Mapping>,
+    mapping: Arc<Mapping>,
 }
 
 // SAFETY: the memory is reached through atomics only and lives as long as the
@@ -244,7 +302,7 @@ impl View {
         assert!(offset <= self.len && len <= self.len - offset, "a part lies inside its range");
         // SAFETY: offset is inside the mapping, as just asserted.
         let base = unsafe { self.base.add(offset) };
-        Self { base, len, _mapping: Arc::clone(&self._mapping) }
+        Self { base, len, mapping: Arc::clone(&self.mapping) }
     }
 
     #[inline]
@@ -343,9 +401,24 @@ impl ViewMut {
         self.view.clone()
     }
 
+    /// Whether stores still go through; counts one.
+    #[inline]
+    fn lives(&self) -> bool {
+        self.view.mapping.fuse.as_ref().is_none_or(|fuse| fuse.burn())
+    }
+
+    /// The fuse behind which this memory lies, if there is one.
+    #[must_use]
+    pub fn fuse(&self) -> Option<&Fuse> {
+        self.view.mapping.fuse.as_deref()
+    }
+
     /// Stores a word, with no order towards other accesses.
     #[inline]
     pub fn store(&self, offset: usize, value: u64) {
+        if !self.lives() {
+            return;
+        }
         self.word(offset).store(value, Ordering::Relaxed);
     }
 
@@ -353,6 +426,9 @@ impl ViewMut {
     /// was written before.
     #[inline]
     pub fn store_release(&self, offset: usize, value: u64) {
+        if !self.lives() {
+            return;
+        }
         self.word(offset).store(value, Ordering::Release);
     }
 
@@ -368,9 +444,14 @@ impl ViewMut {
         );
         // SAFETY: the words lie inside the mapping (asserted) and are aligned (see
         // `word`); the mapping of a ViewMut is writable.
-        let store = |index: usize, word: u64| unsafe {
+        let write = |index: usize, word: u64| unsafe {
             let target = self.base.cast::<u64>().add(offset / WORD_BYTES + index);
             AtomicU64::from_ptr(target.as_ptr()).store(word, Ordering::Relaxed);
+        };
+        let store = |index: usize, word: u64| {
+            if self.lives() {
+                write(index, word);
+            }
         };
         let (whole, rest) = bytes.as_chunks::<WORD_BYTES>();
         for (index, word) in whole.iter().enumerate() {
@@ -400,6 +481,21 @@ mod tests {
             assert_eq!(out[0], 9);
             assert_eq!(out[1..], bytes);
         }
+    }
+
+    #[test]
+    fn behind_a_blown_fuse_nothing_is_stored() {
+        let segment = Segment::create("test", PAGE_BYTES).unwrap();
+        let fuse = Arc::new(Fuse::default());
+        let view = segment.map_fused(Some(Arc::clone(&fuse))).unwrap();
+        view.store(0, 1);
+        fuse.light(2);
+        assert!(!fuse.is_blown());
+        view.write(8, &[0xff; 24]);
+        assert!(fuse.is_blown());
+        view.store_release(0, 2);
+        let seen: Vec<u64> = (0..4).map(|word| view.load(word * WORD_BYTES)).collect();
+        assert_eq!(seen, [1, u64::MAX, u64::MAX, 0], "torn after the second word");
     }
 
     #[test]

@@ -174,9 +174,9 @@ impl HostFabric {
         self.page.end_sleep();
     }
 
-    /// Takes the doorbell's signal away, when it was readable.
-    pub fn drain_doorbell(&self) {
-        self.doorbell.drain();
+    /// Takes the doorbell's signal away. Says whether it had rung.
+    pub fn drain_doorbell(&self) -> bool {
+        self.doorbell.drain()
     }
 
     /// The descriptors that the occupant of a slot needs, in the order that

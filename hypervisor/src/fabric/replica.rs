@@ -1,12 +1,13 @@
 //! A replica's side of the fabric.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use super::layout::{DESCRIPTORS, FabricConfig, HostRegion, SlotRegion, page};
 use super::pages::{HostPageView, ReplicaPage, ReplicaPageView};
 use super::{Doorbell, FabricError, SleepLimit};
 use crate::id::{ReplicaId, SLOTS, SlotId};
-use crate::memory::{Segment, View, ViewMut};
+use crate::memory::{Fuse, Segment, View, ViewMut};
 use crate::ring::{
     Consumer, ConsumerParts, IntakeReader, PartyId, Producer, ProducerParts, Receiver, Sender,
 };
@@ -59,6 +60,20 @@ impl ReplicaFabric {
         slot: SlotId,
         replica: ReplicaId,
     ) -> Result<Self, FabricError> {
+        Self::attach_fused(fds, slot, replica, None)
+    }
+
+    /// As [`Self::attach`], with memory and doorbells that this replica cannot
+    /// use any more when `fuse` blows.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn attach_fused(
+        fds: Vec<OwnedFd>,
+        slot: SlotId,
+        replica: ReplicaId,
+        fuse: Option<Arc<Fuse>>,
+    ) -> Result<Self, FabricError> {
         if !replica.is_some() || PartyId::from(replica) == PartyId::HOST {
             return Err(FabricError::Replica(replica));
         }
@@ -84,7 +99,7 @@ impl ReplicaFabric {
                 return Err(FabricError::Descriptors("a slot's region has another size"));
             }
             if other == slot {
-                own = Some(segment.map_writable()?);
+                own = Some(segment.map_fused(fuse.clone())?);
             }
             regions.push(segment.map_read_only()?);
         }
@@ -254,7 +269,7 @@ impl ReplicaFabric {
     /// Wakes the host if it sleeps. To be called after something was published for
     /// it.
     pub fn ring_host(&self) {
-        if self.host.must_be_woken() {
+        if self.host.must_be_woken() && self.lives() {
             self.host_doorbell.ring();
         }
     }
@@ -262,7 +277,7 @@ impl ReplicaFabric {
     /// Wakes the occupant of a slot if it sleeps. To be called after something was
     /// published for it.
     pub fn ring_peer(&self, slot: SlotId) {
-        if self.peers[slot.index()].page.must_be_woken() {
+        if self.peers[slot.index()].page.must_be_woken() && self.lives() {
             self.doorbells[slot.index()].ring();
         }
     }
@@ -274,7 +289,7 @@ impl ReplicaFabric {
         limit: impl Into<SleepLimit<'a>>,
         has_work: impl FnOnce(&mut Self) -> bool,
     ) -> Wake {
-        self.page.announce_sleep();
+        self.prepare_sleep();
         let wake = if has_work(self) {
             Wake::Work
         } else if self.doorbells[self.slot.index()].wait(limit) {
@@ -282,8 +297,35 @@ impl ReplicaFabric {
         } else {
             Wake::Timeout
         };
-        self.page.end_sleep();
+        self.wake_up();
         wake
+    }
+
+    /// Whether this replica can still act on others.
+    fn lives(&self) -> bool {
+        self.region.fuse().is_none_or(Fuse::burn)
+    }
+
+    /// The parts of [`Self::wait`], for those who block otherwise: the others
+    /// ring from here on. What came before has to be looked for.
+    pub fn prepare_sleep(&self) {
+        self.page.announce_sleep();
+    }
+
+    /// The others need not ring any more.
+    pub fn wake_up(&self) {
+        self.page.end_sleep();
+    }
+
+    /// Takes the doorbell's signal away. Says whether it had rung.
+    pub fn drain_doorbell(&self) -> bool {
+        self.doorbells[self.slot.index()].drain()
+    }
+
+    /// The replica's own memory as it is, for those who damage it on purpose.
+    #[must_use]
+    pub fn memory(&self) -> &ViewMut {
+        &self.region
     }
 
     /// The replica's own doorbell, for those who also wait for something else.
