@@ -12,5 +12,6 @@ pub mod history;
 pub mod peers;
 pub mod report;
 pub mod rng;
+pub mod sim;
 pub mod skip;
 pub mod soak;
