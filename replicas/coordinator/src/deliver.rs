@@ -8,7 +8,7 @@ use xenstore::Effect;
 
 use crate::events::Tag;
 use crate::ledger::LedgerError;
-use crate::platform::Platform;
+use crate::platform::{Observed, Platform};
 use crate::service::{Coordinator, News};
 
 /// Outputs taken before sockets are looked at again.
@@ -108,6 +108,7 @@ impl<P: Platform> Coordinator<P> {
             }
             Output::Effect { no, bytes } => {
                 if self.is_new(no)? {
+                    self.group.platform_mut().observe(Observed::Effect(&bytes));
                     self.carry_out(&bytes);
                 }
             }

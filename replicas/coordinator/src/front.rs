@@ -156,6 +156,11 @@ impl Front {
         conn
     }
 
+    /// The number that the next connection gets.
+    pub(crate) fn next_conn(&self) -> ConnId {
+        self.next_conn
+    }
+
     /// Connections that were turned away.
     pub(crate) fn refused(&self) -> u64 {
         self.refused

@@ -17,7 +17,7 @@ use state_machine::{InputNo, OutputNo};
 
 use crate::events::{Events, Tag};
 use crate::failover::{Failover, Running};
-use crate::platform::{Domain as _, Platform};
+use crate::platform::{Domain as _, Observed, Platform};
 use crate::settings::Settings;
 use watch::Watch;
 
@@ -203,6 +203,7 @@ impl<P: Platform> Group<P> {
             FromReplica::Promoted { last_input, last_output } => {
                 let now = self.platform.now();
                 self.respawn_pause = Duration::ZERO;
+                self.platform.observe(Observed::Promoted { id, generation, last_input });
                 let mut notice = self.step(Event::Promoted { id, generation }, fabric);
                 fabric.page().set_primary(id);
                 self.log(

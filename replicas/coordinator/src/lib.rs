@@ -32,6 +32,6 @@ pub use front::{FrontLimits, Token};
 pub use group::MAX_FAILOVERS;
 pub use inlet::IntakeFull;
 pub use ledger::LedgerError;
-pub use platform::{DeathWatch, Domain, LogOnDisk, Platform, PlatformError, Used};
+pub use platform::{DeathWatch, Domain, LogOnDisk, Observed, Platform, PlatformError, Used};
 pub use service::{BeginError, Beginning, Coordinator, Deliveries, News, Service};
 pub use settings::{Durability, Settings};

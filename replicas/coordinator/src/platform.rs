@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use consensus::LogState;
-use hypervisor::ReplicaId;
 use hypervisor::domain::CpuTimes;
 use hypervisor::fabric::ReplicaPageView;
+use hypervisor::{Generation, ReplicaId};
 use replica::spec::{ReplicaSpec, Storage};
 use serde::{Deserialize, Serialize};
+use state_machine::{ConnId, DomId, InputNo};
 
 /// Something that the machine refused; says what and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +80,31 @@ pub struct LogOnDisk {
     pub state: Result<Option<LogState>, PlatformError>,
 }
 
+/// What an observer may want to know of a coordinator at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed<'a> {
+    /// Connections were accepted, in the order in which they came.
+    Accepted {
+        /// The domain that they speak for.
+        domid: DomId,
+        /// The first one's number.
+        first: ConnId,
+        /// The number after the last one's.
+        end: ConnId,
+    },
+    /// A primary began to serve.
+    Promoted {
+        /// Which.
+        id: ReplicaId,
+        /// Its generation.
+        generation: Generation,
+        /// The last input in the log that it has finished.
+        last_input: InputNo,
+    },
+    /// An effect was carried out.
+    Effect(&'a [u8]),
+}
+
 /// The machine.
 pub trait Platform {
     /// What replicas run in.
@@ -139,4 +165,9 @@ pub trait Platform {
     /// # Errors
     /// When the disk refuses.
     fn remember(&mut self, used: &Used) -> Result<(), PlatformError>;
+
+    /// Is told what happens; for those who watch a coordinator at work.
+    fn observe(&mut self, seen: Observed<'_>) {
+        let _ = seen;
+    }
 }

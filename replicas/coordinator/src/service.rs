@@ -19,7 +19,7 @@ use crate::front::{Front, Token};
 use crate::group::{Group, Notice};
 use crate::inlet::{Inlet, IntakeFull};
 use crate::inner::{Done, InnerClient};
-use crate::platform::{Platform, PlatformError};
+use crate::platform::{Observed, Platform, PlatformError};
 use crate::recovery;
 use crate::settings::Settings;
 
@@ -221,7 +221,12 @@ impl<P: Platform> Coordinator<P> {
                 let notices = self.group.ended(id, &mut self.inlet.fabric);
                 self.take_notices(notices);
             }
-            Token::Listener(domid) => self.front.accept(domid, &mut self.inlet),
+            Token::Listener(domid) => {
+                let first = self.front.next_conn();
+                self.front.accept(domid, &mut self.inlet);
+                let end = self.front.next_conn();
+                self.group.platform_mut().observe(Observed::Accepted { domid, first, end });
+            }
             Token::Conn(conn) => self.front.ready(conn, flags, &mut self.inlet),
         }
     }
