@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod chaos;
 mod config;
 mod control;
 mod demo;
@@ -56,6 +57,9 @@ enum Command {
     /// Measure speed, also beside other daemons
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Attack a host, and see that it bears it
+    #[command(subcommand)]
+    Chaos(chaos::ChaosCommand),
     /// Show what it is for: load on three replicas, primaries broken one after
     /// another, and a verdict; exits with 0 only if nothing was lost
     Demo(demo::DemoArgs),
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Config(command) => config::config(command),
         Command::Xenstore(command) => store::store(command),
         Command::Bench(command) => bench::bench(command),
+        Command::Chaos(command) => chaos::chaos(command),
         Command::Demo(args) => demo::demo(&args),
     };
     result.unwrap_or_else(|error| {

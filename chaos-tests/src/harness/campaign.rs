@@ -25,8 +25,13 @@ const PHASES: [(&str, Phase); 5] = [
 impl FailoverLog {
     /// Takes in what a status lists.
     pub fn add(&mut self, status: &ComponentStatus) {
-        for failover in &status.failovers {
-            self.by_generation.insert(failover.generation, failover.clone());
+        self.extend(status.failovers.iter().cloned());
+    }
+
+    /// Takes in failovers; those that are known already change nothing.
+    pub fn extend(&mut self, failovers: impl IntoIterator<Item = FailoverStatus>) {
+        for failover in failovers {
+            self.by_generation.insert(failover.generation, failover);
         }
     }
 

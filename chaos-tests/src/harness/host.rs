@@ -25,6 +25,10 @@ pub struct HostOptions {
     /// Where state that must survive lies; a new directory of its own when
     /// `None`.
     pub state_dir: Option<PathBuf>,
+    /// Gives the daemon a view of its own in which the state directory is a file
+    /// system in memory and so large, MiB: one that can be filled. It goes with
+    /// the daemon. Needs root and util-linux.
+    pub disk_mib: Option<u64>,
 }
 
 impl HostOptions {
@@ -42,6 +46,21 @@ pub struct Host {
     binary: PathBuf,
     child: Child,
     dir: tempfile::TempDir,
+    state_dir: PathBuf,
+}
+
+/// The command that becomes the daemon: each step replaces the one before, so
+/// that the process stays the same.
+fn program(binary: &Path, state_dir: &Path, disk_mib: Option<u64>) -> Command {
+    const MOUNT: &str =
+        "mount -t tmpfs -o size=\"$1\"m rvmm-state \"$0\" || exit; shift; exec \"$@\"";
+    let Some(disk_mib) = disk_mib else {
+        return Command::new(binary);
+    };
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--", "sh", "-c", MOUNT]);
+    command.arg(state_dir).arg(disk_mib.to_string()).arg(binary);
+    command
 }
 
 fn io<T>(what: &str, result: std::io::Result<T>) -> Result<T, HarnessError> {
@@ -59,7 +78,7 @@ impl Host {
         let log = io("making the log", File::create(dir.path().join("log")))?;
         let state_dir = options.state_dir.clone().unwrap_or_else(|| dir.path().join("state"));
         io("making a directory", std::fs::create_dir_all(&state_dir))?;
-        let mut command = Command::new(binary);
+        let mut command = program(binary, &state_dir, options.disk_mib);
         command.arg("up").arg("--run-dir").arg(dir.path().join("run"));
         command.arg("--set").arg(format!("state_dir={}", state_dir.display()));
         for (key, value) in &options.set {
@@ -70,7 +89,8 @@ impl Host {
             .stdout(io("sharing the log", log.try_clone())?)
             .stderr(log)
             .spawn();
-        let mut host = Self { binary: binary.to_owned(), child: io("starting rvmm", child)?, dir };
+        let child = io("starting rvmm", child)?;
+        let mut host = Self { binary: binary.to_owned(), child, dir, state_dir };
         match host.wait_ready() {
             Err(HarnessError::TooLate { what, .. }) => Err(HarnessError::NotReady {
                 reason: format!("{what} did not come in time"),
@@ -112,6 +132,20 @@ impl Host {
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.dir.path().join("run")
+    }
+
+    /// The state directory as this process reaches it, whatever view the daemon
+    /// has of its own.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.child.id()));
+        root.join(self.state_dir.strip_prefix("/").unwrap_or(&self.state_dir))
+    }
+
+    /// The file with all that the daemon logged.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
+        self.dir.path().join("log")
     }
 
     /// The daemon's process id.

@@ -8,6 +8,9 @@ use serde::Deserialize;
 pub struct HostStatus {
     /// `healthy`, `degraded` or `not-serving`.
     pub health: String,
+    /// The daemon's version.
+    #[serde(default)]
+    pub version: String,
     /// The daemon's process.
     pub pid: u32,
     /// Its components.
@@ -56,6 +59,15 @@ pub struct ReplicaStatus {
 /// One failover; times in microseconds.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct FailoverStatus {
+    /// When it was noticed, milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub at_unix_ms: u64,
+    /// The old primary; 0 when it is not told.
+    #[serde(default)]
+    pub from: u64,
+    /// The new primary; 0 when it is not told.
+    #[serde(default)]
+    pub to: u64,
     /// What was wrong with the old primary.
     pub cause: String,
     /// The new primary's generation.

@@ -91,7 +91,7 @@ impl Worker {
                 _ => self.list_own_dir(),
             };
             if let Err(error) = done {
-                self.shared.counters.failure(&error);
+                self.shared.failure(self.number, &error);
                 self.violation(format!("client {}: {error}", self.number));
                 if !matches!(error, ClientError::Daemon(_)) {
                     self.reconnect();
@@ -130,7 +130,7 @@ impl Worker {
         let returned = self.shared.clock.now();
         let answered = matches!(result, Ok(_) | Err(ClientError::Daemon(_)));
         if answered {
-            self.shared.counters.answer(returned - invoked);
+            self.shared.counters.answer(self.number, returned - invoked);
             self.record.latency.saturating_record(returned - invoked);
         }
         let returned = result.is_ok().then_some(returned);

@@ -3,22 +3,25 @@
 //! [`Verdict`](crate::checker::Verdict) tells whether any of them could tell.
 
 mod client;
+mod gauge;
 mod judge;
 mod layout;
 mod watcher;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::checker::Verdict;
 use crate::client::ClientError;
 use crate::history::Clock;
+
+pub use gauge::AnswerTimes;
 
 /// What load to put on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,6 +83,42 @@ pub(crate) struct Counters {
     errors: AtomicU64,
     disconnects: AtomicU64,
     longest_ns: AtomicU64,
+    times: gauge::Gauge,
+    /// Failures that nobody has taken yet.
+    failures: Mutex<Vec<Failure>>,
+    /// Long waits that nobody has taken yet.
+    waits: Mutex<Vec<Wait>>,
+}
+
+/// An answer that takes longer is a wait worth noting.
+pub const LONG_WAIT: Duration = Duration::from_millis(20);
+
+/// A client that waited longer than [`LONG_WAIT`] for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// When the answer came.
+    pub until: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// Which client.
+    pub client: u16,
+}
+
+/// So many failures and waits are kept until somebody takes them; further ones
+/// only count.
+const MAX_NOTED: usize = 256;
+
+/// Something that no client should ever see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// When it was noticed.
+    pub at: Instant,
+    /// Which client, watchers after all others.
+    pub client: u16,
+    /// Whether it was the connection that broke.
+    pub disconnected: bool,
+    /// What.
+    pub what: String,
 }
 
 /// A reading of a run's counters.
@@ -110,25 +149,52 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// Notes what no client should see.
+    pub(crate) fn failure(&self, client: u16, error: &ClientError) {
+        let disconnected = matches!(error, ClientError::Closed | ClientError::Io(_));
+        self.counters.errors.fetch_add(1, Ordering::Relaxed);
+        if disconnected {
+            self.counters.disconnects.fetch_add(1, Ordering::Relaxed);
+        }
+        let failures = self.counters.failures.lock();
+        let mut failures = failures.unwrap_or_else(PoisonError::into_inner);
+        if failures.len() < MAX_NOTED {
+            let (at, what) = (Instant::now(), error.to_string());
+            failures.push(Failure { at, client, disconnected, what });
+        }
+    }
+
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_millis(self.config.timeout_ms)
     }
 }
 
 impl Counters {
-    pub(crate) fn answer(&self, took_ns: u64) {
+    pub(crate) fn answer(&self, client: u16, took_ns: u64) {
         self.answered.fetch_add(1, Ordering::Relaxed);
         self.longest_ns.fetch_max(took_ns, Ordering::Relaxed);
+        self.times.record(took_ns);
+        let took = Duration::from_nanos(took_ns);
+        if took > LONG_WAIT {
+            let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+            if waits.len() < MAX_NOTED {
+                waits.push(Wait { until: Instant::now(), took, client });
+            }
+        }
     }
 
     pub(crate) fn event(&self) {
         self.events.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn failure(&self, error: &ClientError) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
-        if matches!(error, ClientError::Closed | ClientError::Io(_)) {
-            self.disconnects.fetch_add(1, Ordering::Relaxed);
+    fn read(&self) -> SoakCounts {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        SoakCounts {
+            answered: get(&self.answered),
+            events: get(&self.events),
+            errors: get(&self.errors),
+            disconnects: get(&self.disconnects),
+            longest_us: self.longest_ns.swap(0, Ordering::Relaxed) / 1000,
         }
     }
 }
@@ -158,7 +224,7 @@ impl Soak {
         let mut soak =
             Self { shared: Arc::clone(&shared), workers: Vec::new(), watchers: Vec::new() };
         for number in 0..shared.config.watchers {
-            let watcher = watcher::Watcher::register(&shared)?;
+            let watcher = watcher::Watcher::register(&shared, number)?;
             let thread = thread::Builder::new().name(format!("watcher-{number}"));
             soak.watchers.push(thread.spawn(move || watcher.run())?);
         }
@@ -173,15 +239,13 @@ impl Soak {
     /// How it goes; resets the longest answer time.
     #[must_use]
     pub fn counts(&self) -> SoakCounts {
-        let counters = &self.shared.counters;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        SoakCounts {
-            answered: get(&counters.answered),
-            events: get(&counters.events),
-            errors: get(&counters.errors),
-            disconnects: get(&counters.disconnects),
-            longest_us: counters.longest_ns.swap(0, Ordering::Relaxed) / 1000,
-        }
+        self.shared.counters.read()
+    }
+
+    /// A look at the run for somebody else.
+    #[must_use]
+    pub fn probe(&self) -> SoakProbe {
+        SoakProbe { shared: Arc::clone(&self.shared) }
     }
 
     /// Stops the load, waits until every client has its last answer, and judges
@@ -208,5 +272,40 @@ impl Soak {
 impl Drop for Soak {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A look at a run, also while it is being finished. What one reader takes, no
+/// other sees.
+#[derive(Clone)]
+pub struct SoakProbe {
+    shared: Arc<Shared>,
+}
+
+impl SoakProbe {
+    /// How it goes; resets the longest answer time.
+    #[must_use]
+    pub fn counts(&self) -> SoakCounts {
+        self.shared.counters.read()
+    }
+
+    /// How long the answers since the last time took.
+    #[must_use]
+    pub fn take_times(&self) -> AnswerTimes {
+        self.shared.counters.times.take()
+    }
+
+    /// Who waited long since the last time.
+    #[must_use]
+    pub fn take_waits(&self) -> Vec<Wait> {
+        let waits = self.shared.counters.waits.lock();
+        std::mem::take(&mut *waits.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What failed since the last time.
+    #[must_use]
+    pub fn take_failures(&self) -> Vec<Failure> {
+        let failures = self.shared.counters.failures.lock();
+        std::mem::take(&mut *failures.unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -24,10 +24,12 @@ pub(super) struct Stream {
 pub(super) struct Watcher {
     shared: Arc<Shared>,
     client: Client,
+    /// Behind those of the clients.
+    number: u16,
 }
 
 impl Watcher {
-    pub(super) fn register(shared: &Arc<Shared>) -> Result<Self, SoakError> {
+    pub(super) fn register(shared: &Arc<Shared>, number: u16) -> Result<Self, SoakError> {
         let register = || {
             let mut client = Client::connect(&shared.socket)?;
             client.set_timeout(shared.timeout());
@@ -36,13 +38,14 @@ impl Watcher {
         };
         let client = register()
             .map_err(|source| SoakError::Client { what: "registering a watch", source })?;
-        Ok(Self { shared: Arc::clone(shared), client })
+        let number = shared.config.clients.saturating_add(number);
+        Ok(Self { shared: Arc::clone(shared), client, number })
     }
 
     pub(super) fn run(mut self) -> Result<Stream, SoakError> {
         let mut stream = Stream::default();
         if let Err(error) = self.read_to_end(&mut stream) {
-            self.shared.counters.failure(&error);
+            self.shared.failure(self.number, &error);
             stream.broken = Some(error.to_string());
         }
         Ok(stream)

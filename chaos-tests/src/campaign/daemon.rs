@@ -1,0 +1,148 @@
+//! The control socket, as any program can talk to it: a JSON object a line.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::harness::{ComponentStatus, HostStatus};
+
+/// Whatever is asked is answered within this; the longest is a scaling.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// An answer beyond this is none.
+const MAX_ANSWER: u64 = 16 << 20;
+const VERSION: u32 = 1;
+
+/// Why the daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// It cannot be reached, or the connection broke.
+    #[error("no rvmm daemon at {}: {source}", path.display())]
+    Unreachable {
+        /// Its control socket.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It declined.
+    #[error("{0}")]
+    Refused(String),
+    /// It said something else than was asked for.
+    #[error("the daemon's answer is not understood: {0}")]
+    Strange(String),
+}
+
+/// A daemon, asked anew for each thing: one that dies in between is noticed.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    control: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    message: Answer,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+enum Answer {
+    Done { text: String },
+    Refused { why: String },
+    Status(Box<HostStatus>),
+}
+
+impl Daemon {
+    /// The daemon that serves `run_dir`.
+    #[must_use]
+    pub fn at(run_dir: &Path) -> Self {
+        Self { control: run_dir.join("control.sock") }
+    }
+
+    fn ask(&self, message: &Value) -> Result<Answer, DaemonError> {
+        let unreachable = |source| DaemonError::Unreachable { path: self.control.clone(), source };
+        let stream = UnixStream::connect(&self.control).map_err(unreachable)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
+        let line = json!({ "version": VERSION, "attached": 0, "message": message });
+        (&stream).write_all(format!("{line}\n").as_bytes()).map_err(unreachable)?;
+        let mut answer = Vec::new();
+        let mut reader = BufReader::new(stream).take(MAX_ANSWER);
+        reader.read_until(b'\n', &mut answer).map_err(unreachable)?;
+        if answer.is_empty() {
+            return Err(unreachable(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        let envelope: Envelope = serde_json::from_slice(&answer)
+            .map_err(|error| DaemonError::Strange(error.to_string()))?;
+        match envelope.message {
+            Answer::Refused { why } => Err(DaemonError::Refused(why)),
+            answer => Ok(answer),
+        }
+    }
+
+    fn order(&self, message: &Value) -> Result<String, DaemonError> {
+        match self.ask(message)? {
+            Answer::Done { text } => Ok(text),
+            _ => Err(DaemonError::Strange("a status".into())),
+        }
+    }
+
+    /// How it is.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`].
+    pub fn status(&self) -> Result<HostStatus, DaemonError> {
+        match self.ask(&json!({ "do": "status" }))? {
+            Answer::Status(status) => Ok(*status),
+            _ => Err(DaemonError::Strange("no status".into())),
+        }
+    }
+
+    /// How xenstore is.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`].
+    pub fn xenstore(&self) -> Result<ComponentStatus, DaemonError> {
+        let status = self.status()?;
+        let xenstore = status.xenstore().cloned();
+        xenstore.ok_or_else(|| DaemonError::Strange("no component is called xenstore".into()))
+    }
+
+    /// Injects a fault into the replica `target`: `primary`, `standby` or an id.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`].
+    pub fn fault(
+        &self,
+        kind: &str,
+        target: &str,
+        hold: Option<Duration>,
+        slow_percent: Option<u64>,
+    ) -> Result<String, DaemonError> {
+        self.order(&json!({
+            "do": "fault",
+            "kind": kind,
+            "component": "xenstore",
+            "replica": target,
+            "duration_ms": hold.map(|hold| u64::try_from(hold.as_millis()).unwrap_or(u64::MAX)),
+            "slow_percent": slow_percent,
+        }))
+    }
+
+    /// Makes a replica the primary.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`].
+    pub fn promote(&self, id: u64) -> Result<String, DaemonError> {
+        self.order(&json!({ "do": "promote", "component": "xenstore", "id": id }))
+    }
+
+    /// Changes the number of replicas.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`].
+    pub fn scale(&self, replicas: u64) -> Result<String, DaemonError> {
+        self.order(&json!({ "do": "scale", "component": "xenstore", "replicas": replicas }))
+    }
+}

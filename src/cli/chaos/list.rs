@@ -1,0 +1,71 @@
+//! `rvmm chaos list`.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use chaos::campaign::{BUILT_IN, CLASSES, ClassInfo, Profile};
+use clap::Args;
+
+use crate::cli::{Format, print, print_json};
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(serde::Serialize)]
+struct Listed {
+    name: &'static str,
+    text: String,
+}
+
+#[derive(serde::Serialize)]
+struct List {
+    profiles: Vec<Listed>,
+    faults: Vec<Listed>,
+}
+
+pub(crate) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    let mut profiles = Vec::new();
+    for (name, _) in BUILT_IN {
+        let profile = Profile::load(name)?;
+        profiles.push(Listed { name, text: profile.file.description });
+    }
+    let faults =
+        CLASSES.iter().map(|info| Listed { name: info.class.name(), text: describe(info) });
+    let list = List { profiles, faults: faults.collect() };
+    match args.output {
+        Format::Text => print(text(&list))?,
+        Format::Json => print_json(&list)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(list: &List) -> String {
+    let mut text =
+        String::from("profiles (rvmm chaos run PROFILE; a file of your own works too):\n");
+    let mut lines = |entries: &[Listed]| {
+        for Listed { name, text: line } in entries {
+            let _ = writeln!(text, "  {name:<22} {line}");
+        }
+    };
+    lines(&list.profiles);
+    lines(&[Listed { name: "", text: String::new() }]);
+    lines(&list.faults);
+    text.replace(&format!("  {:<22} \n", ""), "\nfaults (a profile's [[fault]] class):\n")
+}
+
+/// What a class does and takes, in a line.
+fn describe(info: &ClassInfo) -> String {
+    let mut line = info.means.to_owned();
+    let mut words = |key: &str, words: Vec<&str>| {
+        if !words.is_empty() {
+            let _ = write!(line, "; {key}: {}", words.join(", "));
+        }
+    };
+    words("target", info.aims.iter().map(|aim| aim.name()).collect());
+    words("how", info.ways.iter().map(|(way, _)| *way).collect());
+    line
+}
