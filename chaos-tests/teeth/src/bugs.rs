@@ -75,6 +75,24 @@ bugs! {
     ServesBeforeLogApplied, "serves-before-log-applied":
         "a new primary serves before what its log holds is in its state";
 
+    // The host's side of it.
+    RepetitionDelivered, "repetition-delivered":
+        "what a new primary repeats is delivered again";
+    FreedWhenAnswered, "freed-when-answered":
+        "an answered input leaves the intake, logged or not: what a transaction did dies with the primary";
+    QueryOvertaken, "query-overtaken":
+        "a write is handed in while a query of the same connection is unanswered: after a failover that one sees it";
+    GenerationCheckDropped, "generation-check-dropped":
+        "whatever generation a survivor shows counts as the acknowledgement of the newest";
+    KillSkipped, "kill-skipped":
+        "a replica that is given up is isolated, but not killed";
+    DivergenceIgnored, "divergence-ignored":
+        "a replica whose digest differs from the others' stays";
+    SleepUnannounced, "sleep-unannounced":
+        "the host goes to sleep without saying so: nobody wakes it for an answer";
+    AnyDiskRecovered, "any-disk-recovered":
+        "after the death of all, the last disk found is come back from, whether or not its log is the longest";
+
     // Standbys.
     TentativeNotReplicated, "tentative-not-replicated":
         "a standby leaves out what was done inside open transactions";

@@ -4,6 +4,7 @@ use hypervisor::decision::Cause;
 use hypervisor::{Generation, SlotId};
 use replica::protocol::FromReplica;
 use state_machine::{ConnId, Output, OutputNo};
+use teeth::Bug;
 use xenstore::Effect;
 
 use crate::events::Tag;
@@ -89,6 +90,10 @@ impl<P: Platform> Coordinator<P> {
                     return Ok(());
                 };
                 self.deliveries.delivered += 1;
+                if teeth::bites(Bug::FreedWhenAnswered) {
+                    // As far as the inputs before it are answered.
+                    let _ = self.inlet.release(input);
+                }
                 if self.group.failover_runs() {
                     self.group.answered();
                 }

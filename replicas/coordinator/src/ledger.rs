@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use state_machine::{ConnId, InputNo, OutputNo};
+use teeth::Bug;
 
 /// Something that a correct primary does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,8 +91,9 @@ impl Ledger {
         }
         let at = (no.0 - self.first.0) as usize;
         let pending = self.pending.get_mut(at).ok_or(LedgerError::UnknownInput(no))?;
-        let repeated = !std::mem::replace(&mut pending.waiting, false);
-        self.unanswered -= usize::from(!repeated);
+        let was_waiting = std::mem::replace(&mut pending.waiting, false);
+        let repeated = !was_waiting && !teeth::bites(Bug::RepetitionDelivered);
+        self.unanswered -= usize::from(was_waiting);
         Ok((!repeated).then_some(Answered { conn: pending.conn, query: pending.query }))
     }
 
@@ -101,7 +103,7 @@ impl Ledger {
     /// [`LedgerError::OutputGap`] when its predecessor never came.
     pub(crate) fn deliver(&mut self, no: OutputNo) -> Result<bool, LedgerError> {
         if no <= self.delivered {
-            return Ok(false);
+            return Ok(teeth::bites(Bug::RepetitionDelivered));
         }
         if no != self.delivered.next() {
             return Err(LedgerError::OutputGap { last: self.delivered, got: no });

@@ -4,6 +4,7 @@
 use consensus::LogState;
 use hypervisor::ReplicaId;
 use hypervisor::decision::{DecisionMaker, Event, LogPosition, Standing};
+use teeth::Bug;
 
 use crate::events::{Events, Tag};
 use crate::platform::{LogOnDisk, Platform, PlatformError, Used};
@@ -50,8 +51,9 @@ pub(crate) fn find(platform: &mut impl Platform, events: &Events) -> Result<Foun
     for LogOnDisk { id, place, state } in platform.logs()? {
         match state {
             Ok(Some(state)) => {
+                let any = teeth::bites(Bug::AnyDiskRecovered);
                 if let Some(found) = recoverable(id, &state)
-                    && best.as_ref().is_none_or(|best| found.log > best.log)
+                    && best.as_ref().is_none_or(|best| any || found.log > best.log)
                 {
                     best = Some(found);
                 }

@@ -8,6 +8,7 @@ use hypervisor::{ReplicaId, SlotId};
 use replica::protocol::ToReplica;
 use replica::spec::{ReplicaSpec, Start};
 use state_machine::InputNo;
+use teeth::Bug;
 
 use super::{EARLY_DEATH, Group, Member, Notice, RESPAWN_PAUSE_MAX};
 use crate::events::Tag;
@@ -181,6 +182,7 @@ impl<P: Platform> Group<P> {
         }
         member.fenced = true;
         if let Some(domain) = &member.domain
+            && !teeth::bites(Bug::KillSkipped)
             && let Err(error) = domain.kill()
         {
             self.events.warn(&[Tag::Fence], format!("replica {id}: {error}"));
