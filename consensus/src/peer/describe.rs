@@ -38,7 +38,7 @@ impl Peer {
         write!(out, "{:?}", log.unstable_entries())?;
         let votes: BTreeMap<_, _> = raft.prs().votes().iter().collect();
         let conf = raft.prs().conf();
-        let voters: BTreeMap<_, _> = raft.prs().iter().map(|(id, p)| (id, p)).collect();
+        let voters: BTreeMap<_, _> = raft.prs().iter().collect();
         write!(out, "votes {votes:?} ")?;
         for (&id, progress) in voters {
             write!(
