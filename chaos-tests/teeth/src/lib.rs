@@ -13,14 +13,15 @@
 //! - Nothing outside the process can switch one on: no variable of the
 //!   environment, argument or message is looked at. Somebody has to call [`set`],
 //!   and only tests do.
-//! - A program in which a bug bites has one for all its threads; tests that
-//!   switch bugs on have a process of their own.
+//! - The switch is the whole process's: who turns it in a test does so in a process
+//!   without other tests.
 //!
 //! # Adding one
 //! A bug is one variant in [`bugs`](mod@bugs), and a line at its site. It should be
-//! what a reviewer could miss, and break a promise made to somebody: nothing that
-//! panics, and nothing that only wastes time. Variants without a site, or with one
-//! that no checker can notice, have no place here.
+//! what a reviewer could miss, and break a promise made to somebody, be it that
+//! answers come soon; nothing that merely panics. Where a second lock keeps the
+//! promise although the first one is broken, the bug breaks both. A variant without
+//! a site, or with one that no checker can notice, has no place here.
 #![no_std]
 #![forbid(unsafe_code)]
 
