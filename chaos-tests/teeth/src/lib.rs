@@ -13,8 +13,12 @@
 //! - Nothing outside the process can switch one on: no variable of the
 //!   environment, argument or message is looked at. Somebody has to call [`set`],
 //!   and only tests do.
-//! - The switch is the whole process's: who turns it in a test does so in a process
-//!   without other tests.
+//! - A bug bites in the thread that has switched it on and in no other: tests side
+//!   by side do not hurt each other.
+//!
+//! A checker that runs production code of its own, such as a reference to compare
+//! with, does so in [`spared`]: it would make the same mistake otherwise, and see
+//! nothing.
 //!
 //! # Adding one
 //! A bug is one variant in [`bugs`](mod@bugs), and a line at its site. It should be
@@ -25,56 +29,54 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, all(debug_assertions, unix)))]
+extern crate std;
+
 pub mod bugs;
+#[cfg(all(debug_assertions, unix))]
+mod switch;
 
 pub use bugs::Bug;
-
-#[cfg(debug_assertions)]
-use core::sync::atomic::{AtomicU8, Ordering};
+#[cfg(all(debug_assertions, unix))]
+pub use switch::{bites, set, spared};
 
 /// Whether this build has bugs to switch on.
-pub const ARMED: bool = cfg!(debug_assertions);
+pub const ARMED: bool = cfg!(all(debug_assertions, unix));
 
-/// The number of the bug that bites, plus one; 0 for none.
-#[cfg(debug_assertions)]
-static BITING: AtomicU8 = AtomicU8::new(0);
+#[cfg(not(all(debug_assertions, unix)))]
+mod off {
+    use crate::{ARMED, Bug};
 
-/// Switches `bug` on and every other off, in the whole process. Does nothing
-/// unless the build is [`ARMED`].
-pub fn set(bug: Option<Bug>) {
-    #[cfg(debug_assertions)]
-    BITING.store(bug.map_or(0, |bug| bug as u8 + 1), Ordering::Relaxed);
-    #[cfg(not(debug_assertions))]
-    let _ = bug;
+    /// Whether a bug is switched on: in this build, none ever is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bites(_: Bug) -> bool {
+        false
+    }
+
+    /// Does nothing: this build has no bugs.
+    pub const fn set(_: Option<Bug>) {}
+
+    /// Does the work.
+    pub fn spared<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+
+    // That a constant can be made of it shows that a site costs nothing.
+    const _: () = assert!(!ARMED && !bites(Bug::ALL[0]));
 }
-
-/// Whether `bug` is switched on.
-#[cfg(debug_assertions)]
-#[inline(always)]
-#[must_use]
-pub fn bites(bug: Bug) -> bool {
-    BITING.load(Ordering::Relaxed) == bug as u8 + 1
-}
-
-/// Whether `bug` is switched on: in this build, none ever is.
-#[cfg(not(debug_assertions))]
-#[inline(always)]
-#[must_use]
-pub const fn bites(_: Bug) -> bool {
-    false
-}
-
-// That a constant can be made of it shows that a site costs nothing.
-#[cfg(not(debug_assertions))]
-const _: () = assert!(!ARMED && !bites(Bug::ALL[0]));
+#[cfg(not(all(debug_assertions, unix)))]
+pub use off::{bites, set, spared};
 
 #[cfg(test)]
 mod tests {
-    extern crate std;
-
     use std::collections::BTreeSet;
 
     use super::*;
+
+    fn biting() -> impl Iterator<Item = Bug> {
+        Bug::ALL.iter().copied().filter(|bug| bites(*bug))
+    }
 
     #[test]
     fn names_are_distinct_plain_and_found_again() {
@@ -87,20 +89,28 @@ mod tests {
             assert!(!bug.about().is_empty() && !bug.about().ends_with('.'), "{name}");
         }
         assert_eq!(Bug::from_name("no-such-bug"), None);
-        assert!(Bug::ALL.len() < usize::from(u8::MAX), "a number and 0 for none");
     }
 
-    /// One test, for the switch is the whole process's.
     #[test]
     fn one_bug_bites_at_a_time_and_none_in_a_build_that_is_not_armed() {
-        assert!(Bug::ALL.iter().all(|bug| !bites(*bug)), "none bites unasked");
+        assert_eq!(biting().next(), None, "none bites unasked");
         for &bug in Bug::ALL {
             set(Some(bug));
-            let biting = Bug::ALL.iter().copied().filter(|bug| bites(*bug));
-            assert!(biting.eq(ARMED.then_some(bug)));
+            assert!(biting().eq(ARMED.then_some(bug)));
         }
         set(None);
-        assert!(Bug::ALL.iter().all(|bug| !bites(*bug)));
-        assert_eq!(ARMED, cfg!(debug_assertions));
+        assert_eq!(biting().next(), None);
+    }
+
+    #[test]
+    fn it_bites_neither_other_threads_nor_who_is_spared() {
+        let bug = Bug::ALL[0];
+        set(Some(bug));
+        std::thread::spawn(move || assert!(!bites(bug))).join().unwrap();
+        assert!(!spared(|| bites(bug)));
+        assert_eq!(bites(bug), ARMED);
+        let panicked = std::panic::catch_unwind(|| spared(|| panic!("whatever happens")));
+        assert!(panicked.is_err());
+        assert_eq!(bites(bug), ARMED);
     }
 }
