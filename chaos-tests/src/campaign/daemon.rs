@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 use crate::harness::{ComponentStatus, HostStatus};
 
-/// Whatever is asked is answered within this; the longest is a scaling.
+/// Whatever is ordered is answered within this; the longest is a scaling.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How it is, a daemon tells at once or not at all.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 /// An answer beyond this is none.
 const MAX_ANSWER: u64 = 16 << 20;
 const VERSION: u32 = 1;
@@ -33,6 +35,17 @@ pub enum DaemonError {
     /// It said something else than was asked for.
     #[error("the daemon's answer is not understood: {0}")]
     Strange(String),
+}
+
+impl DaemonError {
+    /// Whether it took the question and has not answered: that says nothing about
+    /// how it serves its clients.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        use std::io::ErrorKind::{TimedOut, WouldBlock};
+        matches!(self, Self::Unreachable { source, .. }
+            if matches!(source.kind(), TimedOut | WouldBlock))
+    }
 }
 
 /// A daemon, asked anew for each thing: one that dies in between is noticed.
@@ -61,10 +74,10 @@ impl Daemon {
         Self { control: run_dir.join("control.sock") }
     }
 
-    fn ask(&self, message: &Value) -> Result<Answer, DaemonError> {
+    fn ask(&self, message: &Value, patience: Duration) -> Result<Answer, DaemonError> {
         let unreachable = |source| DaemonError::Unreachable { path: self.control.clone(), source };
         let stream = UnixStream::connect(&self.control).map_err(unreachable)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
+        stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
         let line = json!({ "version": VERSION, "attached": 0, "message": message });
         (&stream).write_all(format!("{line}\n").as_bytes()).map_err(unreachable)?;
         let mut answer = Vec::new();
@@ -82,7 +95,7 @@ impl Daemon {
     }
 
     fn order(&self, message: &Value) -> Result<String, DaemonError> {
-        match self.ask(message)? {
+        match self.ask(message, PATIENCE)? {
             Answer::Done { text } => Ok(text),
             _ => Err(DaemonError::Strange("a status".into())),
         }
@@ -93,7 +106,7 @@ impl Daemon {
     /// # Errors
     /// Any [`DaemonError`].
     pub fn status(&self) -> Result<HostStatus, DaemonError> {
-        match self.ask(&json!({ "do": "status" }))? {
+        match self.ask(&json!({ "do": "status" }), STATUS_PATIENCE)? {
             Answer::Status(status) => Ok(*status),
             _ => Err(DaemonError::Strange("no status".into())),
         }

@@ -21,6 +21,9 @@ use crate::soak::{Soak, SoakConfig};
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Nobody has served for so long: an interruption, and no mere failover.
 const INTERRUPTION: Duration = Duration::from_secs(1);
+/// Damage in a replica's memory that has not been noticed by then harms nobody
+/// for now.
+const NOTICE: Duration = Duration::from_millis(1500);
 /// The group must be seen whole for so long before a fault counts as over.
 const SETTLED: Duration = Duration::from_millis(60);
 
@@ -178,12 +181,13 @@ impl<'a> Campaign<'a> {
         self.begin_round()?;
         let ready = self.steady(SteadyPhase::Before);
         self.began = Instant::now();
+        self.watch.begin();
         if ready {
             self.break_it()?;
         }
-        self.watch.doing("healing", self.began.elapsed());
+        self.watch.doing("healing");
         self.steady(SteadyPhase::After);
-        self.watch.doing("judging", self.began.elapsed());
+        self.watch.doing("judging");
         self.end_round()?;
         self.judge();
         Ok(())
@@ -236,7 +240,7 @@ impl<'a> Campaign<'a> {
                 self.skip("nothing that the profile asks for can be done here".to_owned());
                 break;
             };
-            self.watch.doing("waiting", self.began.elapsed());
+            self.watch.doing("waiting");
             self.options.stop.sleep(pause.min(duration.saturating_sub(self.began.elapsed())));
             if self.began.elapsed() >= duration || self.options.stop.is_set() {
                 break;
@@ -274,12 +278,26 @@ impl<'a> Campaign<'a> {
         })
     }
 
+    /// Gives damage that lies still a while to be found: what is found later would
+    /// be counted for another fault.
+    fn await_notice(&self, fault: &Planned, before: &ComponentStatus) {
+        if fault.lies_still() {
+            self.options.stop.wait_for(NOTICE, LOOK_EVERY, || {
+                let now = self.subject.daemon.xenstore().ok()?;
+                let ids = |status: &ComponentStatus| -> Vec<u64> {
+                    status.replicas.iter().map(|replica| replica.id).collect()
+                };
+                (ids(&now) != ids(before)).then_some(())
+            });
+        }
+    }
+
     /// Injects a fault and says how it ended; whether to go on.
     fn inject(&mut self, fault: &Planned, before: &ComponentStatus, chooser: &mut Chooser) -> bool {
         let errors_before = self.watch.window().errors;
         let id = FaultId(fault.number);
         let name = format!("{} {}", fault.class.class, fault.way);
-        self.watch.doing(name.trim(), self.began.elapsed());
+        self.watch.doing(name.trim());
         let mut injection = Injection::default();
         let result = {
             let (book, watch) = (&self.book, &self.watch);
@@ -325,6 +343,7 @@ impl<'a> Campaign<'a> {
             self.judged(fault, Component::Host, Outcome::Skipped, note);
             return true;
         }
+        self.await_notice(fault, before);
         let after = self.settle();
         let window = self.watch.window();
         let component = injection.component.unwrap_or(Component::Host);
@@ -339,7 +358,7 @@ impl<'a> Campaign<'a> {
                 note = Some(format!("not whole again: {}", self.describe()));
                 Outcome::Failed
             }
-            Some(after) => observed(&injection, before, after, &window),
+            Some(after) => observed(fault.class.class, &injection, before, after, &window),
         };
         let promise = fault.promise();
         if outcome == Outcome::Failed {
@@ -522,12 +541,15 @@ impl<'a> Campaign<'a> {
 
 /// What became of a fault that did no harm to clients.
 fn observed(
+    class: FaultClass,
     injection: &Injection,
     before: &ComponentStatus,
     after: &ComponentStatus,
     window: &Window,
 ) -> Outcome {
-    if window.unserved >= INTERRUPTION {
+    // With all replicas dead nobody served, however short it was.
+    let all_died = class == FaultClass::KillAll && after.generation > before.generation;
+    if window.unserved >= INTERRUPTION || all_died {
         Outcome::Recovered
     } else if injection.answered_eio {
         Outcome::AnsweredEio

@@ -59,6 +59,7 @@ pub(super) struct Seen {
     answered: u64,
     errors: u64,
     live: Live,
+    began: Option<Instant>,
     fault: Option<FaultId>,
 }
 
@@ -136,10 +137,13 @@ impl Watch {
     }
 
     /// What is being done, for those who watch.
-    pub(super) fn doing(&self, what: impl Into<String>, elapsed: Duration) {
-        let mut seen = self.seen();
-        seen.live.doing = what.into();
-        seen.live.elapsed = elapsed;
+    pub(super) fn doing(&self, what: impl Into<String>) {
+        self.seen().live.doing = what.into();
+    }
+
+    /// Faults may come from now on.
+    pub(super) fn begin(&self) {
+        self.seen().began = Some(Instant::now());
     }
 
     /// A fault was injected: failovers from now on are its doing.
@@ -223,14 +227,21 @@ impl Looker {
             if look.is_multiple_of(LOOKS_A_PROGRESS) {
                 self.write_progress();
             }
-            let live = lock(&self.shared.seen).live.clone();
+            let live = {
+                let mut seen = lock(&self.shared.seen);
+                seen.live.elapsed = seen.began.map_or(Duration::ZERO, |began| began.elapsed());
+                seen.live.clone()
+            };
             (self.shared.show)(&live);
             end.sleep(LOOK_EVERY);
         }
     }
 
     fn look_at_host(&mut self) {
-        let status = self.shared.daemon.xenstore().ok();
+        let status = match self.shared.daemon.xenstore() {
+            Err(error) if error.is_silence() => return,
+            status => status.ok(),
+        };
         let shared = Arc::clone(&self.shared);
         let mut seen = lock(&shared.seen);
         let serves = status.as_ref().is_some_and(|status| status.primary().is_some());

@@ -333,11 +333,19 @@ impl Choice {
 const UNNOTICED_HANG: Duration = Duration::from_millis(15);
 
 impl Planned {
+    /// Whether the damage is only noticed when somebody comes across it.
+    pub(in crate::campaign) fn lies_still(&self) -> bool {
+        use FaultClass::{HostileRing, RingBitFlip, StateBitFlip};
+        matches!(self.class.class, HostileRing | RingBitFlip | StateBitFlip)
+    }
+
     /// The worst outcome that is promised.
     pub(in crate::campaign) fn promise(&self) -> Outcome {
         match (self.class.class, self.way) {
             (FaultClass::Hang, _) if self.hold <= UNNOTICED_HANG => Outcome::Masked,
-            (FaultClass::CpuStarvation, "spin") | (FaultClass::Scale, "plain") => Outcome::Masked,
+            (FaultClass::CpuStarvation, "spin") => Outcome::Masked,
+            // With fewer replicas some have to go.
+            (FaultClass::Scale, "plain") => Outcome::Rebuilt,
             _ => self.class.promise,
         }
     }

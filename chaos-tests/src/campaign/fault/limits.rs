@@ -98,9 +98,14 @@ pub(super) fn disk(scene: &mut Scene<'_>, fault: &Planned) -> Result<(), FaultEr
     squeeze(scene, fault, Resource::Fsize, |victim| {
         let files = std::fs::read_dir(victim.proc("fd"))
             .map_err(|error| FaultError::system("/proc/PID/fd", error))?;
-        let logs = files.filter_map(|file| std::fs::metadata(file.ok()?.path()).ok());
+        let logs = files.filter_map(|file| {
+            let path = file.ok()?.path();
+            let name = std::fs::read_link(&path).ok()?;
+            let is_log = name.extension().is_some_and(|extension| extension == "log");
+            is_log.then(|| std::fs::metadata(path).ok()).flatten()
+        });
         let longest = logs.filter(std::fs::Metadata::is_file).map(|log| log.len()).max();
-        Ok(longest.unwrap_or(0))
+        longest.ok_or_else(|| FaultError::Missed("the replica has no log on disk".into()))
     })
 }
 

@@ -47,7 +47,8 @@ impl FaultError {
         let error = error.into();
         let text = format!("{what}: {error}");
         match error.kind() {
-            std::io::ErrorKind::NotFound => Self::Missed(text),
+            // The memory of a process that just died takes nothing any more.
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::WriteZero => Self::Missed(text),
             _ if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
                 Self::Missed(text)
             }
