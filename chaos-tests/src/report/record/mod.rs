@@ -3,6 +3,8 @@
 //! start of the run; lines need not be in the order of their times, for a pause
 //! or a failover is only known once it is over.
 
+#[cfg(test)]
+mod arbitrary;
 mod fault;
 mod file;
 
@@ -12,6 +14,8 @@ pub use file::{FILE_NAME, MAX_DETAIL_BYTES, MAX_LINE_BYTES, Reader, RecordError,
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::checker::Verdict;
 
 /// The version of the records, [`RunBegin::format`].
 pub const FORMAT: u32 = 1;
@@ -361,6 +365,18 @@ pub enum SteadyPhase {
     After,
 }
 
+impl SteadyPhase {
+    /// As it stands in files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::During => "during",
+            Self::After => "after",
+        }
+    }
+}
+
 /// A condition that is to hold while nothing is broken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SteadyState {
@@ -418,8 +434,8 @@ pub struct CheckerVerdict {
     pub reproduce: Option<String>,
 }
 
-/// What clients saw and lost over the whole run. At most one a run; those of
-/// several parts add up.
+/// What clients saw and lost. Several of them in one run, of its seeds or of
+/// its loads, add up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counts {
@@ -445,6 +461,39 @@ pub struct Counts {
     pub retries: u64,
 }
 
+impl Counts {
+    /// Adds the counts of another part of a run.
+    pub fn add(&mut self, other: &Self) {
+        self.answered += other.answered;
+        self.events += other.events;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.events_missing += other.events_missing;
+        self.events_doubled += other.events_doubled;
+        self.events_reordered += other.events_reordered;
+        self.errors += other.errors;
+        self.disconnects += other.disconnects;
+        self.retries += other.retries;
+    }
+}
+
+impl From<&Verdict> for Counts {
+    fn from(verdict: &Verdict) -> Self {
+        Self {
+            answered: verdict.answered,
+            events: verdict.events,
+            lost: verdict.lost,
+            doubled: verdict.doubled,
+            events_missing: verdict.event_faults.missing,
+            events_doubled: verdict.event_faults.doubled,
+            events_reordered: verdict.event_faults.reordered,
+            errors: verdict.errors,
+            disconnects: verdict.disconnects,
+            retries: verdict.retries,
+        }
+    }
+}
+
 /// Lines of one kind that were left out because the file was full.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
@@ -454,16 +503,17 @@ pub struct LeftOut {
     pub count: u64,
 }
 
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How a run ended; the better first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunOutcome {
     /// Everything held.
     Passed,
+    /// It could not be carried out, or was interrupted.
+    #[default]
+    Aborted,
     /// Something did not hold.
     Failed,
-    /// It could not be carried out, or was interrupted.
-    Aborted,
 }
 
 /// The last record of a run.
