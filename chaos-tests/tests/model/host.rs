@@ -27,8 +27,10 @@ pub(crate) enum Bug {
     LeavesTheHungAlive,
     /// A repeated output is delivered again.
     DeliversRepetitions,
-    /// What is said under an older generation counts.
-    HearsOldGenerations,
+    /// What the dead have said last is read, whatever generation is in force.
+    HearsTheDead,
+    /// An input that is answered stays in the intake.
+    ForgetsToFree,
 }
 
 /// A decision maker that can be told apart from others.
@@ -146,10 +148,7 @@ impl Ledger {
     }
 
     pub(crate) fn watermarks(&self) -> Watermarks {
-        Watermarks {
-            freed_input: self.freed,
-            delivered_output: OutputNo(self.events.len() as u64),
-        }
+        Watermarks { freed_input: self.freed, delivered_output: OutputNo(self.events.len() as u64) }
     }
 
     pub(crate) fn quarantine(&mut self, no: InputNo) {

@@ -271,12 +271,7 @@ impl Lab {
 
     /// One stimulus, and turns until nothing moves any more, as the runtime's
     /// loop has it.
-    fn happen(
-        &self,
-        live: &mut Live,
-        happening: &Happening,
-        ear: &mut Ear,
-    ) -> Result<(), String> {
+    fn happen(&self, live: &mut Live, happening: &Happening, ear: &mut Ear) -> Result<(), String> {
         let said = |error: replica::error::Fatal| error.to_string();
         let replica = &mut live.replica;
         let mut idle = false;
@@ -301,9 +296,8 @@ impl Lab {
             }
         }
         loop {
-            let moved = replica
-                .turn(&mut live.store, happening.watermarks(), idle, ear)
-                .map_err(said)?;
+            let moved =
+                replica.turn(&mut live.store, happening.watermarks(), idle, ear).map_err(said)?;
             idle = false;
             if replica.take_became_primary() {
                 live.next_input = None;

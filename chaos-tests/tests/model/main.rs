@@ -7,59 +7,111 @@ mod host;
 mod lab;
 mod machine;
 mod rules;
+mod scopes;
 mod steps;
 mod world;
 
-use std::time::{Duration, Instant};
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use hypervisor::decision::AckPolicy;
-use stateright::{Checker, Model};
+use stateright::{Checker, HasDiscoveries, Model, Path};
 
 use host::Bug;
-use machine::Ask;
-use world::{Scope, World};
+use world::{Action, Scope, State, World};
 
-const BASE: Scope = Scope {
-    name: "",
-    ack: AckPolicy::AllLive,
-    replicas: 3,
-    failures: 2,
-    inputs: &[Ask::Put],
-    rebuild: false,
-    handovers: 0,
-    early_beats: 0,
-    poison: false,
-    beats: 12,
-};
+/// As many as the machines have that this has to run on.
+const THREADS: usize = 2;
 
-#[test]
-fn probe() {
-    let scope = Scope {
-        replicas: std::env::var("R").map_or(2, |r| r.parse().unwrap()),
-        failures: std::env::var("F").map_or(1, |r| r.parse().unwrap()),
-        ack: if std::env::var("Q").is_ok() { AckPolicy::Quorum } else { AckPolicy::AllLive },
-        ..BASE
-    };
-    let world = World::new(scope, Bug::None);
-    let (lab, seen) = (world.lab.clone(), world.seen.clone());
+/// The steps that led to a state, for whoever has to understand it.
+fn told(path: Path<State, Action>) -> String {
+    let mut text = String::new();
+    for (state, action) in path.into_vec() {
+        let phase = state.maker.phase();
+        let _ = match action {
+            Some(action) => writeln!(text, "  {phase:?}: {action:?}"),
+            None => writeln!(text, "  {phase:?}: {:?}\n  {state:?}", state.flaw),
+        };
+    }
+    text
+}
+
+/// Explores all of a scope.
+fn explore(scope: Scope) {
     let start = Instant::now();
-    let checker = world.checker().threads(2).timeout(Duration::from_secs(100)).spawn_bfs().join();
+    let world = World::new(scope.clone(), Bug::None);
+    let (lab, seen) = (world.lab.clone(), world.seen.clone());
+    // It ends when no state is left to visit: there is no limit of time, depth or
+    // count, and discoveries alone end it only when every rule is broken.
+    let checker = world.checker().threads(THREADS).spawn_bfs().join();
+    for (name, path) in checker.discoveries() {
+        let classification = checker.discovery_classification(name).to_string();
+        assert_eq!(classification, "example", "{}: not so: {name}\n{}", scope.name, told(path));
+    }
+    // What is to be found is found.
+    checker.assert_properties();
+    let (locals, steps) = lab.figures();
     println!(
-        "unique {} total {} depth {} {:?} done {} lab {:?} {seen:?}",
+        "model: {}: exhausted, {} unique states, {} total, depth {}, {locals} states of single \
+         replicas in {steps} steps, {:.1} s",
+        scope.name,
         checker.unique_state_count(),
         checker.state_count(),
         checker.max_depth(),
-        start.elapsed(),
-        checker.is_done(),
-        lab.figures(),
+        start.elapsed().as_secs_f64(),
     );
-    for (name, path) in checker.discoveries() {
-        println!("{name}");
-        for (state, action) in path.into_vec() {
-            println!("   {action:?} <- {:?}", state.maker.phase());
-            if state.flaw.is_some() {
-                println!("{state:#?}");
-            }
-        }
+    let has = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+    let can_fail_over = checker.model().survives() && scope.failures > 0;
+    assert!(!can_fail_over || has(&seen.candidate_failed), "no candidate failed");
+    assert!(!can_fail_over || has(&seen.repetition), "nothing was emitted again");
+    assert_eq!(has(&seen.quarantine), scope.poison && scope.failures > 1, "quarantine");
+    assert_eq!(has(&seen.loss), !checker.model().survives(), "the group is given up");
+}
+
+#[test]
+fn every_failover_is_explored() {
+    for scope in scopes::in_ci() {
+        explore(scope);
+    }
+}
+
+/// Takes minutes, and up to a few gigabytes.
+#[test]
+#[ignore = "takes minutes"]
+fn wider_scopes_are_explored() {
+    for scope in scopes::wide() {
+        explore(scope);
+    }
+}
+
+/// A host that does wrong is caught; else the above would mean nothing.
+#[test]
+fn deliberate_bugs_are_found() {
+    for (bug, scope, rules) in scopes::with_bugs() {
+        let start = Instant::now();
+        let name = scope.name;
+        let checker = World::new(scope, bug)
+            .checker()
+            .threads(THREADS)
+            .finish_when(HasDiscoveries::AnyFailures)
+            .spawn_bfs()
+            .join();
+        let mut broken: Vec<_> = checker
+            .discoveries()
+            .into_iter()
+            .filter(|(name, _)| checker.discovery_classification(name).to_string() != "example")
+            .collect();
+        broken.sort_by_key(|(name, _)| *name);
+        let Some((rule, path)) = broken.into_iter().next() else {
+            panic!("{bug:?} is not found in {} states", checker.unique_state_count());
+        };
+        println!(
+            "model: {bug:?}: in {name}, \"{rule}\" does not hold after {} steps; {} unique states, \
+             {:.1} s",
+            path.into_actions().len(),
+            checker.unique_state_count(),
+            start.elapsed().as_secs_f64(),
+        );
+        assert!(rules.contains(&rule), "{bug:?} breaks {rule:?} instead of {rules:?}");
     }
 }

@@ -69,9 +69,9 @@ fn states_agree(_: &World, state: &State) -> bool {
             Some((node.local.log.get(place)?.chain, digest))
         })
         .collect();
-    shown.iter().all(|(chain, digest)| {
-        shown.iter().all(|(other, seen)| chain != other || digest == seen)
-    })
+    shown
+        .iter()
+        .all(|(chain, digest)| shown.iter().all(|(other, seen)| chain != other || digest == seen))
 }
 
 /// When nothing is left to happen, everything is answered.
@@ -103,32 +103,41 @@ macro_rules! never {
     };
 }
 
+pub(crate) const ONE_PRIMARY: &str = "at most one unfenced primary, and the host listens to it";
+pub(crate) const AT_REST: &str = "all inputs are answered in the end";
+pub(crate) const OLD_GENERATION: &str = "an older generation has no effect";
+pub(crate) const TWICE: &str = "nothing is delivered twice";
+pub(crate) const HASTY: &str = "promoted only when all survivors have acknowledged";
+pub(crate) const FATAL: &str = "no sound replica has to stop";
+/// To be found.
 pub(crate) const ANSWERED_AFTER_LAST_DEATH: &str = "an input is answered after the last failure";
+/// To be found.
 pub(crate) const TAUGHT: &str = "a learner gets its vote";
 
 pub(crate) fn properties(world: &World) -> Vec<Property<World>> {
     let mut all = vec![
-        Property::always("at most one unfenced primary, and the host listens to it", one_primary),
+        Property::always(ONE_PRIMARY, one_primary),
         Property::always("logs match", logs_match),
         Property::always("equal logs, equal states", states_agree),
-        Property::always("all inputs are answered in the end", comes_to_rest),
+        Property::always(AT_REST, comes_to_rest),
         Property::always("the group becomes whole", is_whole),
         never!("answers follow the order of inputs", Answer),
-        never!("nothing is delivered twice", Twice),
+        never!(TWICE, Twice),
         never!("no event is missing", Gap),
         never!("only what is answered is freed", Freed),
-        never!("an older generation has no effect", OldGeneration),
-        never!("promoted only when all survivors have acknowledged", Hasty),
+        never!(OLD_GENERATION, OldGeneration),
+        never!(HASTY, Hasty),
         never!("committed entries stay", Committed),
         never!("commit indexes only grow", CommitWentBack),
         never!("a new primary has all that was answered and committed", Lost),
-        never!("no sound replica has to stop", Fatal),
+        never!(FATAL, Fatal),
         never!("given up only what is lost", GivenUp),
     ];
     if world.survives() {
         all.push(Property::sometimes(ANSWERED_AFTER_LAST_DEATH, |world: &World, state: &State| {
             state.failures_left == 0
-                && state.answered_at_last_failure
+                && state
+                    .answered_at_last_failure
                     .is_some_and(|before| before < state.ledger.answered())
                 && state.flaw.is_none()
                 && world.scope.failures > 0

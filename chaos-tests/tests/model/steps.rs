@@ -106,16 +106,17 @@ impl World {
 
     /// The host reads an output.
     fn output(&self, state: &mut State, id: ReplicaId) {
-        let Some(node) = state.nodes.get_mut(&id) else { return };
-        let Some(bytes) = node.to_host.pop_front() else { return };
+        let ring = match state.nodes.get_mut(&id) {
+            Some(node) => &mut node.to_host,
+            None => &mut state.last_words,
+        };
+        let Some(bytes) = ring.pop_front() else { return };
         let (generation, message) = FromReplica::decode(bytes.as_slice()).expect("a message");
         let is_old = generation != state.maker.generation();
-        if is_old && self.bug != Bug::HearsOldGenerations {
+        if is_old && self.bug != Bug::HearsTheDead {
             return;
         }
-        if is_old {
-            state.flaw.get_or_insert(Flaw::OldGeneration);
-        }
+        let before = is_old.then(|| (state.ledger.clone(), state.maker.clone()));
         let taken = match message {
             FromReplica::Output(output) => {
                 if let Output::Reply { input, .. } = &output {
@@ -126,6 +127,7 @@ impl World {
                 }
                 state.ledger.deliver(output, &self.stories, self.bug)
             }
+            FromReplica::Released(_) if self.bug == Bug::ForgetsToFree => Ok(()),
             FromReplica::Released(no) => state.ledger.release(no),
             FromReplica::Promoted { last_output, .. } => {
                 let has_all = has_committed(state, id);
@@ -156,7 +158,12 @@ impl World {
             }
             FromReplica::Exported { .. } => Ok(()),
         };
-        if let Err(flaw) = taken {
+        if before.is_some_and(|(ledger, maker)| ledger != state.ledger || maker != state.maker) {
+            state.flaw.get_or_insert(Flaw::OldGeneration);
+        }
+        if let Err(flaw) = taken
+            && !is_old
+        {
             state.flaw.get_or_insert(flaw);
         }
     }
@@ -182,7 +189,10 @@ impl World {
         match decision {
             Decision::Spawn { id, mode, .. } => self.spawn(state, id, &mode),
             Decision::Kill { id, .. } => {
-                state.nodes.remove(&id);
+                let dead = state.nodes.remove(&id);
+                if self.bug == Bug::HearsTheDead {
+                    state.last_words.extend(dead.into_iter().flat_map(|node| node.to_host));
+                }
                 if self.scope.rebuild {
                     state.dying.insert(id);
                 }

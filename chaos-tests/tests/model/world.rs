@@ -75,6 +75,8 @@ pub(crate) struct State {
     pub(crate) nodes: BTreeMap<ReplicaId, Node>,
     /// Killed, and not yet confirmed gone; only where that matters.
     pub(crate) dying: BTreeSet<ReplicaId>,
+    /// What the dead have said and nobody reads; see [`Bug::HearsTheDead`].
+    pub(crate) last_words: VecDeque<Bytes>,
     pub(crate) ledger: Ledger,
     /// Voters in the log, as a primary told last.
     pub(crate) told: Vec<ReplicaId>,
@@ -184,6 +186,9 @@ impl World {
         {
             actions.push(Action::Output(id));
         }
+        if !state.last_words.is_empty() {
+            actions.push(Action::Output(ReplicaId(0)));
+        }
         if let Phase::Electing { waiting, .. } = state.maker.phase() {
             let generation = state.maker.generation();
             let shows = |id: &&ReplicaId| {
@@ -212,9 +217,10 @@ impl World {
         let progress = node.local.progress;
         !node.local.is_busy
             && progress.role == Role::Primary
-            && state.maker.members().all(|(_, _, s)| {
-                matches!(s, Standing::Voter | Standing::Fenced)
-            })
+            && state
+                .maker
+                .members()
+                .all(|(_, _, s)| matches!(s, Standing::Voter | Standing::Fenced))
             && state.nodes.values().all(|node| {
                 node.local.progress.commit == progress.last_index
                     && node.local.progress.applied == progress.last_index
@@ -251,6 +257,7 @@ impl World {
             maker: Maker::new(DecisionMaker::new(policy, ReplicaId(1), Generation(0))),
             nodes: BTreeMap::new(),
             dying: BTreeSet::new(),
+            last_words: VecDeque::new(),
             ledger: Ledger::new(self.scope.inputs.len()),
             told: (1..=u64::from(self.scope.replicas)).map(ReplicaId).collect(),
             failures_left: self.scope.failures,
