@@ -6,14 +6,17 @@
 //! that were not synced, but only from some batch on: the write-ahead log is
 //! recovered up to where it is torn.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use consensus::{
     Batch, HardState, LogIndex, LogState, LogStore, MembersRecord, StoreError, StoredEntry,
     StoredSnapshot,
 };
+
+use hypervisor::memory::Fuse;
 
 use crate::rng::Rng;
 
@@ -21,27 +24,27 @@ use crate::rng::Rng;
 /// kernel's writeback has it.
 const WRITEBACK_BATCHES: usize = 64;
 
-/// Whether the owner of a disk still lives; shared between the world, which
-/// ends it, and the disk, which takes nothing from the dead.
-#[derive(Clone, Debug)]
-pub struct Alive(Rc<Cell<bool>>);
-
-impl Default for Alive {
-    fn default() -> Self {
-        Self(Rc::new(Cell::new(true)))
-    }
-}
+/// Whether the owner of a disk still lives: the fuse behind which all its
+/// effects lie. A disk takes nothing from the dead.
+#[derive(Clone, Debug, Default)]
+pub struct Alive(Arc<Fuse>);
 
 impl Alive {
     /// Whether nobody ended it.
     #[must_use]
     pub fn get(&self) -> bool {
-        self.0.get()
+        !self.0.is_blown()
     }
 
     /// Ends it: what its owner does from now on has no effect.
     pub fn end(&self) {
-        self.0.set(false);
+        self.0.light(0);
+    }
+
+    /// The fuse.
+    #[must_use]
+    pub fn fuse(&self) -> &Arc<Fuse> {
+        &self.0
     }
 }
 

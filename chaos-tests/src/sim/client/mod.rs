@@ -237,13 +237,14 @@ impl SimClient {
         if self.line.has_output() {
             return Action::Send(self.line.take_output());
         }
-        if self.finale == Finale::Due && self.line.due() == 0 {
+        let may_end = self.finale == Finale::Due && self.script.is_settled();
+        if may_end && self.line.due() == 0 {
             // The daemon's own node: it is always there, or lawfully not.
             self.line.ask(MessageType::Directory.to_u32(), 0, b"/\0", script::FINALE);
             self.finale = Finale::Asked;
             return Action::Send(self.line.take_output());
         }
-        if self.finale != Finale::Before {
+        if may_end || matches!(self.finale, Finale::Asked | Finale::Done) {
             return Action::Wait { until_us: u64::MAX };
         }
         if self.next_us > now_us {

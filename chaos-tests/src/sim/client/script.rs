@@ -62,6 +62,12 @@ pub(super) trait Script {
         None
     }
 
+    /// The run comes to its end: whether it is done with what others rely on. If
+    /// not, it goes on having turns.
+    fn is_settled(&mut self) -> bool {
+        true
+    }
+
     /// A new connection stands.
     fn connected(&mut self) {}
 

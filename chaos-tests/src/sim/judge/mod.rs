@@ -16,6 +16,8 @@
 
 mod reference;
 mod stream;
+#[cfg(test)]
+pub(crate) mod toy;
 mod violation;
 mod window;
 

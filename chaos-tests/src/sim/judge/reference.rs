@@ -141,7 +141,11 @@ impl Reference {
             teeth::spared(|| self.machine.query(no, &input, outputs)).ok()?;
             self.reached = no;
             if self.settled.next() == no {
+                // Who only asks needs no log.
                 self.settled = no;
+                if self.checkpoint() {
+                    self.forget();
+                }
             }
             return Some(Stepped { no, query });
         }
@@ -152,11 +156,18 @@ impl Reference {
             self.digests.pop_front();
         }
         self.digests.push_back((no, teeth::spared(|| self.machine.digest())));
-        let last = self.checkpoints.back().map_or(0, |(at, _)| at.0);
-        if no.0 - last >= CHECKPOINT_EVERY {
-            self.checkpoints.push_back((no, self.machine.clone()));
-        }
+        self.checkpoint();
         Some(Stepped { no, query })
+    }
+
+    /// Takes a checkpoint if it is time to; whether it was.
+    fn checkpoint(&mut self) -> bool {
+        let last = self.checkpoints.back().map_or(0, |(at, _)| at.0);
+        let due = self.reached.0 - last >= CHECKPOINT_EVERY;
+        if due {
+            self.checkpoints.push_back((self.reached, self.machine.clone()));
+        }
+        due
     }
 
     /// The digest after the logged input `no`, if it is remembered.
@@ -218,11 +229,14 @@ impl Reference {
 
     /// Everything up to `no` stays as it is; drops what is needed no more.
     pub(super) fn settle(&mut self, no: InputNo) {
-        if no <= self.settled {
-            return;
+        if no > self.settled {
+            self.settled = no;
+            self.forget();
         }
-        self.settled = no;
-        let keep_from = InputNo(no.0.saturating_sub(self.horizon)).min(self.reached);
+    }
+
+    fn forget(&mut self) {
+        let keep_from = InputNo(self.settled.0.saturating_sub(self.horizon)).min(self.reached);
         while self.checkpoints.get(1).is_some_and(|(at, _)| *at <= keep_from) {
             self.checkpoints.pop_front();
         }

@@ -103,7 +103,12 @@ impl Mix {
     }
 }
 
-const FILES: [&[u8]; 0] = [];
+const FILES: [&[u8]; 4] = [
+    include_bytes!("../../../mixes/load.mix"),
+    include_bytes!("../../../mixes/pyxs.mix"),
+    include_bytes!("../../../mixes/shell.mix"),
+    include_bytes!("../../../mixes/test-xenstore.mix"),
+];
 
 #[cfg(test)]
 mod tests;

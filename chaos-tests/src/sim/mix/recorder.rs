@@ -107,6 +107,12 @@ impl Recorder {
         talk.down = buffer;
     }
 
+    /// Whether it records no more.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.requests >= self.max_requests
+    }
+
     /// What was recorded.
     #[must_use]
     pub fn finish(self, name: &str) -> Mix {

@@ -25,11 +25,14 @@ pub(in crate::sim::client) struct Toolstack {
     asked: Option<(MessageType, Vec<u8>)>,
     /// Releases guests that clients speak for, too.
     rough: bool,
+    /// The guests were made once more, for the end.
+    ending: bool,
 }
 
 impl Toolstack {
     pub(in crate::sim::client) fn new(guests: Vec<u16>, think_us: u64, rough: bool) -> Self {
-        let mut toolstack = Self { think_us, guests, todo: VecDeque::new(), asked: None, rough };
+        let mut toolstack =
+            Self { think_us, guests, todo: VecDeque::new(), asked: None, rough, ending: false };
         for domid in toolstack.guests.clone() {
             toolstack.create(domid);
         }
@@ -119,13 +122,27 @@ impl Script for Toolstack {
         _now_us: u64,
         _registers: &mut Vec<RegisterEvent>,
     ) -> Result<(), String> {
-        let (kind, _) = self.asked.take().ok_or("an answer to no request")?;
+        let (kind, payload) = self.asked.take().ok_or("an answer to no request")?;
         match answer {
-            Err(errno) if is_quarantine(errno) => Ok(()),
+            // Guests wait for it.
+            Err(errno) if is_quarantine(errno) => {
+                self.todo.push_front((kind, payload));
+                Ok(())
+            }
             // Of a domain that is not there, or no more, or not yet.
             Ok(_) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(format!("{kind:?} was answered {errno}")),
         }
+    }
+
+    fn is_settled(&mut self) -> bool {
+        if !self.ending {
+            self.ending = true;
+            for domid in self.guests.clone() {
+                self.create(domid);
+            }
+        }
+        self.todo.is_empty() && self.asked.is_none()
     }
 
     fn lost(&mut self, _registers: &mut Vec<RegisterEvent>) {
