@@ -58,8 +58,6 @@ bugs! {
         "an answer overtakes an earlier one to the same connection that is still held";
     ReleasedMarkKept, "released-mark-kept":
         "what was released in an earlier reign counts in the next one: its first batches leave uncommitted";
-    DeposedPrimaryStays, "deposed-primary-stays":
-        "a primary that has lost its lead takes another leader's entries for its own, and releases inputs that nobody logged";
 
     // Exactly once, across a failover.
     AppliedTwice, "applied-twice":
@@ -90,8 +88,8 @@ bugs! {
         "a replica whose digest differs from the others' stays";
     SleepUnannounced, "sleep-unannounced":
         "the host goes to sleep without saying so: nobody wakes it for an answer";
-    AnyDiskRecovered, "any-disk-recovered":
-        "after the death of all, the last disk found is come back from, whether or not its log is the longest";
+    FirstDiskRecovered, "first-disk-recovered":
+        "after the death of all, the first disk found is come back from, not the one with the longest log";
 
     // Standbys.
     TentativeNotReplicated, "tentative-not-replicated":

@@ -3,6 +3,7 @@
 
 use consensus::{AckPolicy, Change, PeerConfig, PeerId};
 use quickcheck::QuickCheck;
+use teeth::Bug;
 
 use crate::world::World;
 
@@ -215,4 +216,33 @@ fn all_live_with_everything() {
 #[test]
 fn quorum_survives_a_minority_of_deaths() {
     check(300, |seed| run(seed, QUORUM));
+}
+
+/// The seed of the first run that a deliberate bug does not survive.
+fn catch(bug: Bug, trouble: Trouble) -> Option<u64> {
+    (0..2000).find(|&seed| {
+        let caught = std::panic::catch_unwind(|| {
+            teeth::set(Some(bug));
+            run(seed, trouble);
+        });
+        teeth::set(None);
+        caught.is_err()
+    })
+}
+
+#[test]
+fn deliberate_bugs_are_caught() {
+    let bugs = [
+        (Bug::CertificateNotInTerm, RESTARTS),
+        (Bug::VoteTwice, MANY_DEATHS),
+        (Bug::AllLiveAtMajority, DEATHS),
+        (Bug::DeadVoterAwaited, DEATHS),
+        (Bug::DeadNeverRemoved, DEATHS),
+        (Bug::EntriesNotStored, RESTARTS),
+    ];
+    for (bug, trouble) in bugs {
+        let seed = catch(bug, trouble);
+        assert_eq!(seed.is_some(), teeth::ARMED, "{bug}: {}", bug.about());
+        println!("{bug}: seed {seed:?}");
+    }
 }

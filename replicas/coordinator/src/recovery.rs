@@ -51,9 +51,9 @@ pub(crate) fn find(platform: &mut impl Platform, events: &Events) -> Result<Foun
     for LogOnDisk { id, place, state } in platform.logs()? {
         match state {
             Ok(Some(state)) => {
-                let any = teeth::bites(Bug::AnyDiskRecovered);
+                let first = teeth::bites(Bug::FirstDiskRecovered);
                 if let Some(found) = recoverable(id, &state)
-                    && best.as_ref().is_none_or(|best| any || found.log > best.log)
+                    && best.as_ref().is_none_or(|best| found.log > best.log && !first)
                 {
                     best = Some(found);
                 }

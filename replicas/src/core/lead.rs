@@ -95,11 +95,7 @@ impl<M: StateMachine> Replica<M> {
         let led = self.peer.is_leader().then(|| self.peer.term());
         let changed = std::mem::replace(&mut self.led_term, led) != led;
         match self.role {
-            Role::Primary | Role::Draining
-                if changed && !teeth::bites(Bug::DeposedPrimaryStays) =>
-            {
-                return Err(Fatal::Deposed);
-            }
+            Role::Primary | Role::Draining if changed => return Err(Fatal::Deposed),
             Role::Finishing { .. } if changed => self.role = Role::Campaigning,
             _ => {}
         }

@@ -12,6 +12,7 @@ use hypervisor::{Generation, ReplicaId};
 use machine::Board;
 use replica::core::Replica;
 use replica::protocol::ToReplica;
+use teeth::Bug;
 use world::World;
 
 /// What has happened, so that a test that tests nothing is noticed.
@@ -55,6 +56,37 @@ fn run_all(ack: AckPolicy, sizes: std::ops::RangeInclusive<u8>, seeds: u64) {
         assert!(happened.installs > least, "only {} joins", happened.installs);
         let may_be_needed = ack == AckPolicy::Quorum;
         assert_eq!(happened.stopgaps > 0, may_be_needed, "{} stopgaps", happened.stopgaps);
+    }
+}
+
+/// The first run that a deliberate bug does not survive.
+fn catch(bug: Bug, ack: AckPolicy, replicas: u8) -> Option<u64> {
+    (0..1000).find(|&seed| {
+        let caught = std::panic::catch_unwind(|| {
+            teeth::set(Some(bug));
+            run(seed, ack, replicas, 4_000, &mut Happened::default());
+        });
+        teeth::set(None);
+        caught.is_err()
+    })
+}
+
+#[test]
+fn deliberate_bugs_are_caught() {
+    use AckPolicy::{AllLive, Quorum};
+    let bugs = [
+        (Bug::AllLiveAtMajority, AllLive, 3),
+        (Bug::DeadNeverRemoved, Quorum, 3),
+        (Bug::LearnerCounted, AllLive, 3),
+        (Bug::MembershipToldEarly, Quorum, 4),
+        (Bug::ReleasedMarkKept, AllLive, 3),
+        (Bug::StrikesForgotten, AllLive, 4),
+        (Bug::VoterToldUnsettled, AllLive, 2),
+    ];
+    for (bug, ack, replicas) in bugs {
+        let seed = catch(bug, ack, replicas);
+        assert_eq!(seed.is_some(), teeth::ARMED, "{bug}: {}", bug.about());
+        println!("{bug}: seed {seed:?}");
     }
 }
 
