@@ -1,6 +1,7 @@
 //! `rvmm chaos`: attack a host, and see that it bears it.
 
 mod list;
+mod report;
 mod run;
 
 use std::process::ExitCode;
@@ -15,11 +16,14 @@ pub(super) enum ChaosCommand {
     /// Break a host by a profile while clients work, and judge what they saw;
     /// exits with 0 only if everything held
     Run(run::RunArgs),
+    /// Make the report of a run anew from its history, and print the summary
+    Report(report::ReportArgs),
 }
 
 pub(super) fn chaos(command: ChaosCommand) -> anyhow::Result<ExitCode> {
     match command {
         ChaosCommand::List(args) => list::list(&args),
         ChaosCommand::Run(args) => run::run(args),
+        ChaosCommand::Report(args) => report::report(&args),
     }
 }

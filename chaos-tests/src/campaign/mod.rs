@@ -32,6 +32,7 @@ pub use watch::Live;
 
 use crate::client::ClientError;
 use crate::harness::HarnessError;
+use crate::report::ReportError;
 use crate::report::record::RecordError;
 use crate::soak::SoakError;
 
@@ -83,6 +84,9 @@ pub enum CampaignError {
     /// The history could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// No report could be made of it.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A thread or directory could not be made.
     #[error("{what}: {source}")]
     Io {

@@ -12,9 +12,13 @@ use super::verdict::Sum;
 use super::watch::{Live, Watch, Window};
 use super::{CampaignError, Options};
 use crate::harness::{ComponentStatus, FailoverLog};
-use crate::report::record::{
-    Bound, CheckerVerdict, Component, FORMAT, FaultClass, FaultHealed, FaultId, FaultInjected,
-    FaultJudged, Outcome, Record, RunBegin, RunEnd, RunOutcome, SteadyPhase, SteadyState,
+use crate::report::summary::Summary;
+use crate::report::{
+    self,
+    record::{
+        Bound, CheckerVerdict, Component, FORMAT, FaultClass, FaultHealed, FaultId, FaultInjected,
+        FaultJudged, Outcome, Record, RunBegin, RunEnd, RunOutcome, SteadyPhase, SteadyState,
+    },
 };
 use crate::soak::{Soak, SoakConfig};
 
@@ -36,7 +40,12 @@ pub struct Finished {
     pub failures: Vec<String>,
     /// What was not done, and why, a line each.
     pub skipped: Vec<String>,
+    /// What its directory says.
+    pub summary: Summary,
 }
+
+/// How a campaign ended, what did not hold, and what was skipped.
+type Ended = (RunOutcome, Vec<String>, Vec<String>);
 
 /// Runs a campaign. `show` is told how it goes, some twenty times a second.
 ///
@@ -52,7 +61,9 @@ pub fn run(
     let subject = Subject::find(options)?;
     let result = Campaign::begin(options, &subject, show).and_then(Campaign::carry_out);
     subject.leave(&options.out);
-    result
+    let (outcome, failures, skipped) = result?;
+    let summary = report::render(&options.out)?;
+    Ok(Finished { outcome, failures, skipped, summary })
 }
 
 struct Campaign<'a> {
@@ -145,7 +156,7 @@ impl<'a> Campaign<'a> {
         &self.options.profile.file
     }
 
-    fn carry_out(mut self) -> Result<Finished, CampaignError> {
+    fn carry_out(mut self) -> Result<Ended, CampaignError> {
         let broken = self.try_out();
         let outcome = match &broken {
             Err(_) => RunOutcome::Aborted,
@@ -171,7 +182,7 @@ impl<'a> Campaign<'a> {
         }));
         self.book.close()?;
         broken?;
-        Ok(Finished { outcome, failures: self.failures, skipped: self.skipped })
+        Ok((outcome, self.failures, self.skipped))
     }
 
     fn try_out(&mut self) -> Result<(), CampaignError> {

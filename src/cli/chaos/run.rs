@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use chaos::campaign::{self, Finished, Live, Options, Profile, ProfileError, Stop};
+use chaos::report::HTML_NAME;
 use chaos::report::record::RunOutcome;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -59,10 +60,8 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let line = Line::new(duration);
     let finished = campaign::run(&options, Box::new(move |live| line.show(live)))?;
     tell(&options, &finished)?;
-    Ok(match finished.outcome {
-        RunOutcome::Passed => ExitCode::SUCCESS,
-        RunOutcome::Failed | RunOutcome::Aborted => ExitCode::FAILURE,
-    })
+    let passed = finished.outcome == RunOutcome::Passed;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// As a wrong configuration is refused: each problem a line that begins with its
@@ -188,21 +187,14 @@ fn describe(live: &Live) -> String {
 }
 
 fn tell(options: &Options, finished: &Finished) -> anyhow::Result<()> {
-    let mut text = String::new();
+    let mut text = finished.summary.to_string();
     for skipped in &finished.skipped {
         text += &format!("SKIPPED {skipped}\n");
     }
     for failure in &finished.failures {
         text += &format!("FAILED {failure}\n");
     }
-    let out = options.out.display();
-    text += &match finished.outcome {
-        RunOutcome::Passed => format!("PASSED; the report is in {out}\n"),
-        RunOutcome::Aborted => format!("STOPPED; the report is in {out}\n"),
-        RunOutcome::Failed => {
-            format!("FAILED; the report is in {out}; again:\n  {}\n", options.reproduce)
-        }
-    };
+    text += &format!("the report is in {}\n", options.out.join(HTML_NAME).display());
     print(text)?;
     Ok(())
 }
