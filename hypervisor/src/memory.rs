@@ -213,6 +213,12 @@ impl Fuse {
         self.left.store(stores, Ordering::Relaxed);
     }
 
+    /// Whether it will blow, or has.
+    #[must_use]
+    pub fn is_lit(&self) -> bool {
+        self.left.load(Ordering::Relaxed) != u64::MAX
+    }
+
     /// Whether nothing goes through any more.
     #[must_use]
     pub fn is_blown(&self) -> bool {

@@ -230,6 +230,12 @@ impl<M: StateMachine> Replica<M> {
         self.role
     }
 
+    /// The last input that the state holds, and the digest of both.
+    #[must_use]
+    pub fn state(&self) -> (InputNo, Digest) {
+        (self.machine.last_input(), self.machine.digest())
+    }
+
     /// The machine, for scrubbing and fault injection.
     pub fn machine_mut(&mut self) -> &mut M {
         self.machine.machine_mut()
@@ -339,8 +345,12 @@ impl<M: StateMachine> Replica<M> {
         let quarantined = self.is_quarantined(no);
         let class = M::classify(input);
         let mut emit = emitter(link, self.generation);
-        if class == Class::Query && !quarantined {
-            self.machine.query(no, input, &mut self.scratch)?;
+        if class == Class::Query {
+            if quarantined {
+                self.machine.refuse(no, input, &mut self.scratch);
+            } else {
+                self.machine.query(no, input, &mut self.scratch)?;
+            }
             let dirty = teeth::bites(Bug::DirtyRead);
             let seen = if dirty { BatchNo(0) } else { self.last_command };
             for output in self.scratch.drain(..) {

@@ -1,0 +1,122 @@
+//! A replica of the simulated host: the production runtime on real rings, with
+//! a process around it that the world starts, holds up and ends.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use consensus::{LogStore, MemoryStore};
+use hypervisor::ReplicaId;
+use hypervisor::fabric::ReplicaFabric;
+use replica::encoder::{Encode, Encoded};
+use replica::error::Fatal;
+use replica::frozen::Frozen;
+use replica::runtime::Runtime;
+use replica::spec::{ReplicaSpec, Storage};
+use xenstore::Xenstore;
+
+use super::disk::{Alive, SimDisk};
+use super::machine::{Clock, Process};
+
+/// Encodes a snapshot at once, and hands it out some time later.
+struct SlowEncoder {
+    clock: Clock,
+    takes_us: u64,
+    ready: Option<(u64, Encoded)>,
+}
+
+impl Encode<Xenstore> for SlowEncoder {
+    fn give(&mut self, frozen: Frozen<Xenstore>) -> bool {
+        if self.ready.is_some() {
+            return false;
+        }
+        let at = self.clock.now_us() + self.takes_us;
+        self.ready = Some((at, Encoded::from_frozen(frozen)));
+        true
+    }
+
+    fn take(&mut self) -> Option<Encoded> {
+        let due = self.ready.as_ref().is_some_and(|(at, _)| *at <= self.clock.now_us());
+        due.then(|| self.ready.take().map(|(_, encoded)| encoded)).flatten()
+    }
+}
+
+/// See the module.
+pub(super) struct Body {
+    pub(super) id: ReplicaId,
+    pub(super) spec: ReplicaSpec,
+    memory: Option<Vec<OwnedFd>>,
+    pub(super) process: Rc<Process>,
+    pub(super) alive: Alive,
+    pub(super) runtime: Option<Runtime<Xenstore>>,
+    /// It has told the others that it sleeps.
+    pub(super) asleep: bool,
+    /// When it acts next; [`u64::MAX`] when nothing is planned.
+    pub(super) next_us: u64,
+    /// Its end is on its way.
+    pub(super) dying: bool,
+    /// How many times slower than usual it is.
+    pub(super) slower: u64,
+    /// A fault was injected that it will not survive, or was not to.
+    pub(super) doomed: bool,
+}
+
+impl Body {
+    pub(super) fn new(spec: ReplicaSpec, memory: Vec<OwnedFd>, clock: &Clock) -> Self {
+        Self {
+            id: spec.replica_id(),
+            spec,
+            memory: Some(memory),
+            process: Rc::new(Process::new(clock)),
+            alive: Alive::default(),
+            runtime: None,
+            asleep: false,
+            next_us: u64::MAX,
+            dying: false,
+            slower: 1,
+            doomed: false,
+        }
+    }
+
+    /// Does what the first instructions of its process do.
+    pub(super) fn boot(
+        &mut self,
+        disk: Option<&SimDisk>,
+        encoding_us: u64,
+        clock: &Clock,
+    ) -> Result<(), Fatal> {
+        let memory = self.memory.take().unwrap_or_default();
+        let ring = |error: &dyn std::fmt::Display| Fatal::Ring(error.to_string());
+        let slot = self.spec.slot_id().ok_or_else(|| ring(&"no slot"))?;
+        let fuse = Some(self.alive.fuse().clone());
+        let fabric = ReplicaFabric::attach_fused(memory, slot, self.id, fuse)
+            .map_err(|error| ring(&error))?;
+        let page = fabric.page().clone();
+        let store: Box<dyn LogStore> = match (&self.spec.storage, disk) {
+            (Storage::Volatile, _) | (_, None) => Box::new(MemoryStore),
+            (_, Some(disk)) => Box::new(disk.handle(&self.alive)),
+        };
+        let encoder = SlowEncoder { clock: clock.clone(), takes_us: encoding_us, ready: None };
+        match Runtime::new(&self.spec, fabric, store, Box::new(encoder), clock.read()) {
+            Ok(runtime) => self.runtime = Some(runtime),
+            Err(fatal) => {
+                page.mark_crashed(fatal.to_string().as_bytes());
+                return Err(fatal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it runs, or would if it were let.
+    pub(super) fn lives(&self) -> bool {
+        !self.dying && !self.process.killed.get() && self.alive.get()
+    }
+
+    /// Wakes up if it slept.
+    pub(super) fn wake_up(&mut self) {
+        if std::mem::take(&mut self.asleep)
+            && let Some(runtime) = &self.runtime
+        {
+            runtime.wake_up();
+        }
+    }
+}

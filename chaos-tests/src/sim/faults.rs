@@ -1,0 +1,595 @@
+//! The faults of a run: which, when, on whom, and how each of them ended.
+//!
+//! What would take more than the configuration can bear is not injected, unless
+//! the plan goes to the end on purpose.
+
+use std::collections::BTreeMap;
+
+use hypervisor::ReplicaId;
+use hypervisor::decision::{AckPolicy, Event, Phase, Standing};
+use replica::protocol::ToReplica;
+use state_machine::Input;
+
+use super::disk::DiskFault;
+use super::machine::{Activity, Disks};
+use super::plan::Plan;
+use super::world::{What, World};
+use crate::report::record::{Component, FaultClass, Outcome};
+use crate::rng::Rng;
+
+/// How long a replica counts as broken that was broken and does not show it.
+const DOOM_US: u64 = 8_000_000;
+
+/// How long a fault may take to show.
+const SETTLING_US: u64 = 300_000;
+
+/// A fault that ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lasting {
+    /// The replica is stopped, spins, or gets no core.
+    Inactive,
+    /// It takes longer for everything.
+    Slow,
+    /// Its ruin was ordered, and it lives.
+    Doom,
+}
+
+/// What follows on a fault, as a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Strike {
+    /// One more replica ends, whoever it is.
+    AnotherDies,
+    /// One that is being taught ends, or the one that teaches.
+    InRebuild,
+    /// The primary's role is handed on; so many times more.
+    Promote(u32),
+    /// This replica ends now if it has not yet.
+    Surely(u64),
+}
+
+/// A fault that is not over yet.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    class: FaultClass,
+    component: Component,
+    generation: u64,
+    bodies_begun: u64,
+    services: u64,
+    at_us: u64,
+}
+
+/// See the module.
+pub(super) struct Faults {
+    rng: Rng,
+    planned: u32,
+    open: Vec<Open>,
+    /// How faults ended.
+    pub(super) ended: BTreeMap<(FaultClass, Component, Outcome), u64>,
+    /// The state may be lost by what was injected.
+    pub(super) may_lose: bool,
+    /// Nothing more is taken away before the group is whole again.
+    locked: bool,
+    /// Replicas that the host should have in the end.
+    pub(super) factor: u8,
+    /// Promotions since the start.
+    promotions: u64,
+    /// What each replica has said to be committed.
+    pub(super) commits: BTreeMap<u64, u64>,
+}
+
+impl Faults {
+    pub(super) fn new(plan: &Plan) -> Self {
+        Self {
+            rng: Rng::new(plan.seed ^ 0x6661_756c_7473),
+            planned: 0,
+            open: Vec::new(),
+            ended: BTreeMap::new(),
+            may_lose: false,
+            locked: false,
+            factor: plan.replicas,
+            promotions: 0,
+            commits: BTreeMap::new(),
+        }
+    }
+
+    /// Counts something that happens too often to be followed; nobody noticed,
+    /// or the run fails for it.
+    pub(super) fn tally(&mut self, class: FaultClass) {
+        *self.ended.entry((class, Component::Ring, Outcome::Masked)).or_default() += 1;
+    }
+
+    pub(super) fn promoted(&mut self) {
+        self.promotions += 1;
+    }
+
+    fn end(&mut self, class: FaultClass, component: Component, outcome: Outcome) {
+        *self.ended.entry((class, component, outcome)).or_default() += 1;
+    }
+
+    /// What is still open when the run fails.
+    pub(super) fn fail(&mut self) {
+        for open in std::mem::take(&mut self.open) {
+            self.end(open.class, open.component, Outcome::Failed);
+        }
+    }
+
+    /// What is still open when the state is lost, as it had to be.
+    pub(super) fn lose(&mut self) {
+        for open in std::mem::take(&mut self.open) {
+            self.end(open.class, open.component, Outcome::StateLost);
+        }
+    }
+}
+
+impl World {
+    /// Plans the next fault, if there are any to come.
+    pub(super) fn plan_next_fault(&mut self) {
+        let Some(gap) = self.plan.fault_gap_us else { return };
+        let delay = self.faults.rng.next_u64() % (2 * gap) + 1;
+        self.faults.planned += 1;
+        let number = self.faults.planned;
+        self.after(delay, What::Fault(number));
+    }
+
+    /// The planned fault of this number is due.
+    pub(super) fn fault(&mut self, number: u32) {
+        if self.healing || self.lost {
+            return;
+        }
+        let class = self.plan.draw_class(&mut self.faults.rng);
+        // Each fault draws from a source of its own: to leave one out changes
+        // nothing about the others.
+        let mut rng = Rng::new(self.plan.seed ^ (u64::from(number) << 32) ^ 0x6f6e_65);
+        if self.plan.happens(number, class) {
+            let at_us = self.now_us();
+            match self.inject(class, &mut rng) {
+                Some(component) => {
+                    self.note("fault", number.into(), class.name(), [0; 4]);
+                    self.trace.say(at_us, &format_args!("fault {number}: {class} on {component}"));
+                }
+                None => self.faults.end(class, Component::Standby, Outcome::Skipped),
+            }
+        }
+        self.plan_next_fault();
+    }
+
+    /// Notes that a fault was injected, to be judged later.
+    fn opened(&mut self, class: FaultClass, component: Component) -> Option<Component> {
+        let generation = self.host.as_ref().map_or(0, |host| host.decisions().generation().0);
+        self.faults.open.push(Open {
+            class,
+            component,
+            generation,
+            bodies_begun: self.bodies_begun,
+            services: self.stats.services,
+            at_us: self.now_us(),
+        });
+        Some(component)
+    }
+
+    /// Injects a fault; on what, or nothing if there is no fit target.
+    fn inject(&mut self, class: FaultClass, rng: &mut Rng) -> Option<Component> {
+        use FaultClass as Class;
+        match class {
+            Class::Crash => {
+                let serial = self.victim(rng, 1)?;
+                let component = self.role_of(serial);
+                self.dies(serial);
+                self.opened(class, component)
+            }
+            Class::CrashMidStep => {
+                let serial = self.victim(rng, 1)?;
+                let component = self.role_of(serial);
+                let stores = 1 + rng.next_u64() % *rng.pick(&[10, 100, 1000]);
+                self.bodies.get(&serial)?.alive.fuse().light(stores);
+                self.doom(serial);
+                self.after(200_000, What::Strike(Strike::Surely(serial)));
+                self.opened(class, component)
+            }
+            Class::Hang | Class::StarvedHeartbeat => {
+                let serial = self.victim(rng, 1)?;
+                let component = self.role_of(serial);
+                let activity = match class {
+                    Class::StarvedHeartbeat => Activity::Starved,
+                    _ if rng.percent(60) => Activity::Stopped,
+                    _ => Activity::Spins,
+                };
+                let for_us = 1_000 + rng.next_u64() % *rng.pick(&[40_000, 400_000, 3_000_000]);
+                self.hold(serial, activity, for_us);
+                self.opened(class, component)
+            }
+            Class::CpuStarvation => {
+                let for_us = 1_000 + rng.next_u64() % 200_000;
+                let serials: Vec<_> = self.bodies.keys().copied().collect();
+                for serial in serials {
+                    if self.bodies[&serial].process.activity() == Activity::Well {
+                        self.hold(serial, Activity::Starved, for_us);
+                    }
+                }
+                self.opened(class, Component::Host)
+            }
+            Class::Slow => {
+                let serial = self.anybody(rng)?;
+                let component = self.role_of(serial);
+                let slower = *rng.pick(&[5, 50, 500]);
+                self.bodies.get_mut(&serial)?.slower = slower;
+                let for_us = 10_000 + rng.next_u64() % 2_000_000;
+                self.after(for_us, What::Healed(serial, Lasting::Slow));
+                self.opened(class, component)
+            }
+            Class::StateBitFlip => {
+                let serial = self.outvoted(rng)?;
+                let component = self.role_of(serial);
+                let id = self.bodies[&serial].id;
+                self.doom(serial);
+                let seed = rng.next_u64();
+                self.host.as_mut()?.order(id, &ToReplica::Corrupt { seed });
+                self.opened(class, component)
+            }
+            Class::RingBitFlip | Class::HostileRing => {
+                let serial = self.victim(rng, 2)?;
+                self.doom(serial);
+                let body = self.bodies.get(&serial)?;
+                let memory = body.runtime.as_ref()?.fabric().memory();
+                let words = if class == Class::RingBitFlip { 1 } else { 1 + rng.below(2_000) };
+                // The page is a replica's own testimony: only the rings are meant.
+                let first = hypervisor::memory::PAGE_BYTES / 8;
+                for _ in 0..words {
+                    let word = first + rng.below(memory.len() / 8 - first);
+                    let value = match class {
+                        Class::RingBitFlip => memory.load(word * 8) ^ (1 << rng.below(64)),
+                        _ => rng.next_u64(),
+                    };
+                    memory.store(word * 8, value);
+                }
+                self.opened(class, Component::Ring)
+            }
+            Class::Poison => {
+                self.may_take(2)?;
+                self.faults.locked = true;
+                self.host.as_mut()?.push(&Input::Poison).ok()?;
+                self.call_host(self.now_us());
+                self.opened(class, Component::Primary)
+            }
+            Class::ClockJump => {
+                self.clock.jump(1_000 + rng.next_u64() % *rng.pick(&[50_000, 4_000_000]));
+                self.opened(class, Component::Host)
+            }
+            Class::VanishingClient => {
+                let connected: Vec<_> =
+                    (0..self.people.len()).filter(|i| self.people[*i].is_connected()).collect();
+                if connected.is_empty() {
+                    return None;
+                }
+                let index = *rng.pick(&connected);
+                self.hang_up(index);
+                let now_us = self.now_us();
+                self.people[index].client.closed(now_us);
+                self.call_person(index, now_us + 1);
+                self.opened(class, Component::Client)
+            }
+            Class::DiskError | Class::DiskFull | Class::TornLogWrite => {
+                if self.plan.disks == Disks::None {
+                    return None;
+                }
+                let serial = self.victim(rng, 1)?;
+                let id = self.bodies[&serial].id;
+                let nth = 1 + rng.next_u64() % 5;
+                let reached = rng.percent(50);
+                let fault = match class {
+                    Class::DiskError => DiskFault::FailWrite { nth, reached },
+                    Class::DiskFull => DiskFault::Full { nth },
+                    _ => DiskFault::Crash { nth, reached },
+                };
+                self.hall.borrow().disks.get(&id)?.inject(fault);
+                self.doom(serial);
+                self.opened(class, Component::Disk)
+            }
+            Class::KillAll => {
+                let durable = self.plan.disks != Disks::None;
+                if !durable && !self.plan.to_the_end {
+                    return None;
+                }
+                self.host.as_ref()?.decisions().primary()?;
+                self.faults.may_lose |= !durable;
+                let serials: Vec<_> = self.bodies.keys().copied().collect();
+                for serial in serials {
+                    self.dies(serial);
+                }
+                self.opened(class, Component::Primary)
+            }
+            Class::KillInFailover => {
+                self.may_take(2)?;
+                let primary = self.host.as_ref()?.decisions().primary()?;
+                let serial = self.serial_of(primary)?;
+                self.dies(serial);
+                let delay = 20 + rng.next_u64() % *rng.pick(&[200, 1_500, 6_000]);
+                self.after(delay, What::Strike(Strike::AnotherDies));
+                self.opened(class, Component::Candidate)
+            }
+            Class::KillInRebuild => {
+                let serial = self.victim(rng, 1)?;
+                self.dies(serial);
+                let delay = 1_000 + rng.next_u64() % *rng.pick(&[8_000, 60_000]);
+                self.after(delay, What::Strike(Strike::InRebuild));
+                self.opened(class, Component::Learner)
+            }
+            Class::Scale => {
+                let host = self.host.as_ref()?;
+                host.decisions().primary()?;
+                let replicas = u8::try_from(1 + rng.below(5)).unwrap_or(3);
+                self.faults.factor = replicas;
+                self.host.as_mut()?.step(Event::OperatorScale { replication_factor: replicas });
+                self.call_host(self.now_us());
+                self.opened(class, Component::Host)
+            }
+            Class::PromoteStorm => {
+                let times = 1 + u32::try_from(rng.below(6)).unwrap_or(0);
+                self.after(1, What::Strike(Strike::Promote(times)));
+                self.opened(class, Component::Primary)
+            }
+            Class::HostCrash | Class::PowerLoss => {
+                if self.plan.disks == Disks::None {
+                    return None;
+                }
+                self.host.as_ref()?.decisions().primary()?;
+                self.host_crashes(class == Class::PowerLoss, rng);
+                self.opened(class, Component::Host)
+            }
+            _ => None,
+        }
+    }
+
+    /// The host's process ends, and with it all replicas.
+    fn host_crashes(&mut self, power: bool, rng: &mut Rng) {
+        self.host = None;
+        self.observer = None;
+        self.host_asleep = false;
+        self.host_next_us = u64::MAX;
+        self.bodies.clear();
+        self.host_restarted = true;
+        self.power_was_lost |= power;
+        self.last_released = state_machine::InputNo(0);
+        {
+            let mut hall = self.hall.borrow_mut();
+            hall.orders.clear();
+            hall.started.clear();
+            hall.processes.clear();
+            hall.seen.clear();
+            for disk in hall.disks.values() {
+                disk.heal();
+                if power {
+                    disk.lose_power(rng);
+                }
+            }
+        }
+        self.knocking.clear();
+        self.accepted.clear();
+        // Clients find their connections closed.
+        self.people_listen();
+        let delay = 1_000 + rng.next_u64() % 500_000;
+        self.after(delay, What::HostBegins);
+    }
+
+    /// Lets a replica do nothing for a while.
+    fn hold(&mut self, serial: u64, activity: Activity, for_us: u64) {
+        let Some(body) = self.bodies.get_mut(&serial) else { return };
+        body.process.set_activity(activity);
+        body.next_us = u64::MAX;
+        body.doomed = true;
+        self.after(for_us, What::Healed(serial, Lasting::Inactive));
+    }
+
+    /// From now on a replica does not count as one that will carry on.
+    fn doom(&mut self, serial: u64) {
+        if let Some(body) = self.bodies.get_mut(&serial) {
+            body.doomed = true;
+            self.after(DOOM_US, What::Healed(serial, Lasting::Doom));
+        }
+    }
+
+    /// A lasting fault is over.
+    pub(super) fn healed(&mut self, serial: u64, lasting: Lasting) {
+        let now_us = self.now_us();
+        let Some(body) = self.bodies.get_mut(&serial) else { return };
+        match lasting {
+            Lasting::Slow => body.slower = 1,
+            Lasting::Doom => body.doomed = false,
+            Lasting::Inactive => {
+                if body.process.activity() == Activity::Ended {
+                    return;
+                }
+                body.process.set_activity(Activity::Well);
+                body.doomed = false;
+                self.call_replica(serial, now_us);
+            }
+        }
+    }
+
+    pub(super) fn strike(&mut self, strike: Strike) {
+        if self.healing && !matches!(strike, Strike::Surely(_)) {
+            return;
+        }
+        let mut rng = Rng::new(self.plan.seed ^ self.now_us());
+        match strike {
+            Strike::AnotherDies => {
+                if let Some(serial) = self.victim(&mut rng, 1) {
+                    self.dies(serial);
+                }
+            }
+            Strike::InRebuild => {
+                let Some(host) = &self.host else { return };
+                let fresh = host.decisions().members().find(|(_, _, standing)| {
+                    matches!(standing, Standing::Starting | Standing::Learner)
+                });
+                let fresh = fresh.map(|(id, ..)| id).filter(|_| rng.percent(60));
+                let victim = match fresh {
+                    Some(id) => self.serial_of(id),
+                    None => self.victim(&mut rng, 1),
+                };
+                if let Some(serial) = victim {
+                    self.dies(serial);
+                }
+            }
+            Strike::Promote(times) => {
+                if let Some(host) = &mut self.host
+                    && let Phase::Serving { primary } = *host.decisions().phase()
+                {
+                    let standbys: Vec<_> = host
+                        .decisions()
+                        .members()
+                        .filter(|(id, _, s)| *s == Standing::Voter && *id != primary)
+                        .map(|(id, ..)| id)
+                        .collect();
+                    if !standbys.is_empty() {
+                        let id = *rng.pick(&standbys);
+                        host.step(Event::OperatorPromote { id });
+                        self.call_host(self.now_us());
+                    }
+                }
+                if times > 1 {
+                    let delay = 500 + rng.next_u64() % 50_000;
+                    self.after(delay, What::Strike(Strike::Promote(times - 1)));
+                }
+            }
+            Strike::Surely(serial) => {
+                if self.bodies.get(&serial).is_some_and(|body| body.alive.fuse().is_lit()) {
+                    self.dies(serial);
+                }
+            }
+        }
+        self.carry_out_kills();
+        self.take_orders();
+    }
+
+    /// Voters that will carry on.
+    fn healthy_voters(&self) -> Vec<u64> {
+        let Some(host) = &self.host else { return Vec::new() };
+        host.decisions()
+            .members()
+            .filter(|(_, _, standing)| *standing == Standing::Voter)
+            .filter_map(|(id, ..)| self.serial_of(id))
+            .filter(|serial| {
+                let body = &self.bodies[serial];
+                body.lives()
+                    && !body.doomed
+                    && body.runtime.is_some()
+                    && body.process.activity() == Activity::Well
+            })
+            .collect()
+    }
+
+    /// Whether so many voters may be taken away now.
+    fn may_take(&self, count: usize) -> Option<()> {
+        if self.faults.locked && !self.plan.to_the_end {
+            return None;
+        }
+        let host = self.host.as_ref()?;
+        let healthy = self.healthy_voters().len();
+        let needed = match self.plan.ack {
+            AckPolicy::AllLive => 1,
+            AckPolicy::Quorum => {
+                // Until a lost member is replaced, it counts against the majority.
+                let settled = host.decisions().members().all(|(_, _, s)| s == Standing::Voter);
+                let members = host.decisions().members().count();
+                if !settled {
+                    return None;
+                }
+                members / 2 + 1
+            }
+        };
+        (healthy >= needed + count).then_some(())
+    }
+
+    /// A replica that can be taken away, of which so many are to carry on beside
+    /// what must be left; of any standing.
+    fn victim(&self, rng: &mut Rng, count: usize) -> Option<u64> {
+        let host = self.host.as_ref()?;
+        let healthy = self.healthy_voters();
+        let others: Vec<_> = self
+            .bodies
+            .iter()
+            .filter(|(_, body)| body.lives() && body.runtime.is_some())
+            .map(|(&serial, _)| serial)
+            .filter(|serial| {
+                let id = self.bodies[serial].id;
+                let standing = host.decisions().members().find(|(m, ..)| *m == id);
+                standing.is_some_and(|(_, _, s)| matches!(s, Standing::Starting | Standing::Learner))
+            })
+            .collect();
+        let mut fit = others;
+        if self.may_take(count).is_some() {
+            fit.extend(&healthy);
+            // The primary is the most interesting one.
+            if let Some(primary) = host.decisions().primary().and_then(|id| self.serial_of(id))
+                && healthy.contains(&primary)
+                && rng.percent(40)
+            {
+                return Some(primary);
+            }
+        }
+        (!fit.is_empty()).then(|| *rng.pick(&fit))
+    }
+
+    /// One whose corruption the others can tell: they must be the majority, or
+    /// be led by a sound one.
+    fn outvoted(&self, rng: &mut Rng) -> Option<u64> {
+        self.may_take(1)?;
+        let primary = self.host.as_ref()?.decisions().primary().and_then(|id| self.serial_of(id))?;
+        let healthy = self.healthy_voters();
+        let fit: Vec<_> =
+            healthy.iter().copied().filter(|s| healthy.len() > 2 || *s != primary).collect();
+        (healthy.contains(&primary) && !fit.is_empty()).then(|| *rng.pick(&fit))
+    }
+
+    fn anybody(&self, rng: &mut Rng) -> Option<u64> {
+        let living: Vec<_> =
+            self.bodies.iter().filter(|(_, body)| body.lives()).map(|(&s, _)| s).collect();
+        (!living.is_empty()).then(|| *rng.pick(&living))
+    }
+
+    fn role_of(&self, serial: u64) -> Component {
+        let Some(host) = &self.host else { return Component::Standby };
+        let id: ReplicaId = self.bodies[&serial].id;
+        match host.decisions().phase() {
+            Phase::Serving { primary } | Phase::Draining { primary } if *primary == id => {
+                return Component::Primary;
+            }
+            Phase::Promoting { candidate } if *candidate == id => return Component::Candidate,
+            _ => {}
+        }
+        let standing = host.decisions().members().find(|(member, ..)| *member == id);
+        match standing {
+            Some((_, _, Standing::Starting | Standing::Learner)) => Component::Learner,
+            _ => Component::Standby,
+        }
+    }
+
+    /// The group is whole: whatever was done to it is over.
+    pub(super) fn close_faults(&mut self) {
+        let Some(host) = &self.host else { return };
+        let generation = host.decisions().generation().0;
+        let doomed = self.bodies.values().any(|body| body.doomed);
+        let now_us = self.now_us();
+        // It takes a while before what was done shows.
+        let (over, open): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.faults.open).into_iter().partition(|open| {
+                now_us > open.at_us + SETTLING_US && !doomed || now_us > open.at_us + 2 * DOOM_US
+            });
+        self.faults.open = open;
+        self.faults.locked &= self.faults.open.iter().any(|o| o.class == FaultClass::Poison);
+        for open in over {
+            let outcome = match open.class {
+                FaultClass::Poison => Outcome::AnsweredEio,
+                FaultClass::KillAll | FaultClass::HostCrash | FaultClass::PowerLoss => {
+                    Outcome::Recovered
+                }
+                _ if self.stats.services > open.services => Outcome::Recovered,
+                _ if generation > open.generation => Outcome::Failover,
+                _ if self.bodies_begun > open.bodies_begun => Outcome::Rebuilt,
+                _ => Outcome::Masked,
+            };
+            self.faults.end(open.class, open.component, outcome);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The host's own process in the simulation: the production coordinator, called
+//! as the daemon's loop calls it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coordinator::{Coordinator, Durability, FrontLimits, News, Service, Settings, Token};
+use hypervisor::decision::Policy;
+use hypervisor::monitor::MonitorConfig;
+use rustix::event::{Timespec, epoll};
+use state_machine::{ConnId, Input, Reader};
+
+use super::judge::Closer;
+use super::machine::{Disks, Seen, SimMachine};
+use super::plan::Plan;
+use super::world::{What, World};
+
+/// Tokens of the host's own descriptors; the simulator wakes it otherwise.
+const BEAT_MS: u64 = 20;
+const IDLE_BEAT_MS: u64 = 100;
+
+fn settings(plan: &Plan, sockets: PathBuf) -> Settings {
+    Settings {
+        policy: Policy { ack: plan.ack, rebuild: plan.rebuild, replication_factor: plan.replicas },
+        durability: match plan.disks {
+            Disks::None => Durability::Volatile,
+            Disks::Unsynced | Disks::Synced => Durability::Durable,
+        },
+        fabric: plan.fabric,
+        front: FrontLimits {
+            max_connections: 64,
+            backlog_bytes: 256 * 1024,
+            outstanding: 64,
+            guest_outstanding: 20,
+        },
+        sockets,
+        guest_sockets: true,
+        quotas: vec![("nodes", 1000), ("transactions", 10), ("watches", 128)],
+        monitor: MonitorConfig { idle_ms: 100, ..MonitorConfig::default() },
+        look_period: Duration::from_millis(10),
+        idle_look_period: Duration::from_millis(100),
+        beat_ms: BEAT_MS,
+        idle_beat_ms: IDLE_BEAT_MS,
+        election_ms: 10_000,
+        replica_spin_us: 0,
+        commit_spin_us: 0,
+        start_limit: Duration::from_secs(20),
+    }
+}
+
+impl World {
+    /// The host's process is started, for the first time or again.
+    pub(super) fn host_begins(&mut self) {
+        if self.host.is_some() {
+            return;
+        }
+        let machine = SimMachine {
+            hall: self.hall.clone(),
+            clock: self.clock.clone(),
+            disks: self.plan.disks,
+        };
+        let settings = settings(&self.plan, self.directory.path().to_owned());
+        let made =
+            Coordinator::new(settings, machine, Arc::clone(&self.epoll), Arc::clone(&self.events));
+        let (mut host, beginning) = match made {
+            Ok(made) => made,
+            Err(error) => return self.flaw("host", format_args!("it cannot start: {error}")),
+        };
+        match host.observe_intake() {
+            Ok(reader) => self.observer = Some(reader),
+            Err(error) => return self.flaw("host", format_args!("no intake: {error}")),
+        }
+        host.begin(beginning);
+        self.host = Some(host);
+        self.host_asleep = false;
+        self.take_orders();
+        self.call_host(self.now_us() + 10);
+    }
+
+    /// One turn of the host's loop.
+    pub(super) fn host_turn(&mut self) {
+        let Some(mut host) = self.host.take() else { return };
+        let turned = catch_unwind(AssertUnwindSafe(|| {
+            if std::mem::take(&mut self.host_asleep) {
+                host.wake_up();
+            }
+            let ready = self.ready();
+            let told = ready.len() as u64;
+            for (token, flags) in ready {
+                host.ready(token, flags);
+            }
+            let moved = host.turn();
+            host.look(moved);
+            (told, moved)
+        }));
+        let (told, moved) = match turned {
+            Ok(turned) => turned,
+            Err(panic) => {
+                // What is left of it must not be taken apart as if it were whole.
+                std::mem::forget(host);
+                return self.flaw("host", format_args!("panicked: {}", panic_text(&*panic)));
+            }
+        };
+        let deliveries = host.deliveries();
+        let values =
+            [told, host.inputs(), deliveries.delivered, host.decisions().generation().0];
+        let asleep = host.prepare_sleep();
+        if !asleep {
+            host.wake_up();
+        }
+        let (news, period) = (host.take_news(), host.period());
+        self.host = Some(host);
+        self.host_asleep = asleep;
+        self.note("host", 0, if moved { "moves" } else { "looks" }, values);
+        self.stats.host_turns += 1;
+        self.take_news(news);
+        self.observe();
+        self.take_orders();
+        self.carry_out_kills();
+        self.people_listen();
+        let cost = self.step_cost();
+        let next = if asleep { cost + micros(period) } else { cost };
+        self.call_host(self.now_us() + next);
+        self.answer_doorbells();
+    }
+
+    /// What has happened to the host's sockets.
+    fn ready(&self) -> Vec<(Token, epoll::EventFlags)> {
+        let mut ready = Vec::with_capacity(32);
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let space = rustix::buffer::spare_capacity(&mut ready);
+        if epoll::wait(&*self.epoll, space, Some(&none)).is_err() {
+            return Vec::new();
+        }
+        ready.iter().map(|event| (Token::from_data(event.data), event.flags)).collect()
+    }
+
+    fn take_news(&mut self, news: Vec<News>) {
+        for news in news {
+            match news {
+                News::Serves => self.stats.services += 1,
+                News::CannotServe(why) => self.flaw("host", format_args!("cannot serve: {why}")),
+                News::Lost => {
+                    self.lost = true;
+                    if !self.faults.may_lose {
+                        self.flaw("state-lost", "the state was given up though it need not be");
+                    }
+                }
+                News::Exported { .. } | News::Answered { .. } => {}
+            }
+        }
+    }
+
+    /// Tells the judge what the host has taken in and done.
+    fn observe(&mut self) {
+        let seen = std::mem::take(&mut self.hall.borrow_mut().seen);
+        let now_us = self.now_us();
+        for seen in &seen {
+            if let Seen::Promoted { last_input, .. } = seen
+                && std::mem::take(&mut self.host_restarted)
+            {
+                let may_lose = std::mem::take(&mut self.power_was_lost)
+                    && self.plan.disks == Disks::Unsynced;
+                self.judge.restarted(*last_input, may_lose, now_us);
+            }
+        }
+        for seen in &seen {
+            if let Seen::Accepted { domid, first, end } = *seen {
+                for conn in first.0..end.0 {
+                    self.connection_accepted(domid, ConnId(conn));
+                }
+            }
+        }
+        self.read_intake();
+        for seen in seen {
+            match seen {
+                Seen::Promoted { id, generation, last_input } => {
+                    self.note("host", 0, "promoted", [id.0, generation.0, last_input.0, 0]);
+                    self.stats.promotions += 1;
+                    let quarantined: Vec<_> =
+                        self.host.iter().flat_map(Coordinator::quarantined).collect();
+                    for no in quarantined.into_iter().filter(|no| *no > last_input) {
+                        self.judge.quarantined(no, now_us);
+                    }
+                    self.judge.promoted(last_input, now_us);
+                    self.faults.promoted();
+                }
+                Seen::Effect(bytes) => self.judge.effect(&bytes, now_us),
+                Seen::Accepted { .. } => {}
+            }
+        }
+        if let Some(host) = &self.host
+            && host.service() == Service::Serving
+        {
+            let released = state_machine::InputNo(host.fabric().page().freed_input());
+            if released > self.last_released {
+                self.last_released = released;
+                self.judge.released(released);
+            }
+        }
+        self.show_events();
+    }
+
+    fn read_intake(&mut self) {
+        let Some(mut observer) = self.observer.take() else { return };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let now_us = self.now_us();
+        loop {
+            match observer.next(&mut buffer) {
+                Ok(Some(no)) => {
+                    let no = state_machine::InputNo(no);
+                    self.judge.admitted(no, &buffer, now_us);
+                    if let Ok((_, Input::Open { conn, .. })) =
+                        Input::decode(&mut Reader::new(&buffer))
+                    {
+                        self.connection_opened(conn);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.flaw("intake", error);
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+        self.observer = Some(observer);
+    }
+
+    /// The component knows of a connection: the judge hears whose it is.
+    fn connection_opened(&mut self, conn: ConnId) {
+        let now_us = self.now_us();
+        if !self.accepted.contains(&conn) {
+            // Nobody knocked: the host asks something itself.
+            self.judge.ignore(conn);
+        } else if !self.people.iter().any(|person| person.conn == Some(conn)) {
+            self.judge.closed(conn, Closer::Client, now_us);
+        }
+    }
+
+    /// The host's log, for people.
+    fn show_events(&mut self) {
+        if !self.trace.is_text() {
+            return;
+        }
+        let events = self.events.after(self.events_seen, 64);
+        let now_us = self.now_us();
+        for event in events {
+            self.events_seen = event.seq;
+            self.trace.say(now_us, &format_args!("host: {}", event.text));
+        }
+    }
+
+    /// Starts what the host has ordered.
+    pub(super) fn take_orders(&mut self) {
+        let orders = std::mem::take(&mut self.hall.borrow_mut().orders);
+        for order in orders {
+            let body = super::body::Body::new(order.spec, order.memory, &self.clock);
+            let id = body.id;
+            let process = body.process.clone();
+            self.bodies_begun += 1;
+            let serial = self.bodies_begun;
+            self.hall.borrow_mut().processes.insert(id, process);
+            self.bodies.insert(serial, body);
+            self.note("replica", id.0, "ordered", [serial, 0, 0, 0]);
+            let launched = self.delay(200, 2_500);
+            let boots = launched + self.delay(0, 3_000);
+            self.after(launched, What::Launched(serial));
+            self.after(boots, What::Boots(serial));
+        }
+    }
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "no message".to_owned())
+}

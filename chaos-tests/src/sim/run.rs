@@ -1,0 +1,296 @@
+//! A whole run: faults for a while, then everything is healed, and the host must
+//! be whole and serving again.
+
+use hypervisor::Generation;
+use hypervisor::decision::{Phase, Standing};
+use hypervisor::fabric::Role;
+
+use super::machine::Activity;
+use super::plan::{Overrides, Plan};
+use super::trace::TraceMode;
+use super::verdict::RunVerdict;
+use super::world::World;
+
+/// How often everything is looked at.
+pub(super) const LOOK_PERIOD_US: u64 = 50_000;
+/// After the last fault, everything must be well again within this time: longer
+/// than a starved replica is waited for, and than a new one is given to start.
+const HEAL_LIMIT_US: u64 = 40_000_000;
+/// What the judge may have to keep at once.
+const JUDGE_KEEPS_MAX: usize = 200_000;
+/// Inputs that may be pending in an intake of this many bytes: the smallest
+/// takes 32.
+const INPUT_BYTES_MIN: usize = 32;
+
+/// Runs the simulation of a seed.
+///
+/// # Panics
+/// When this machine has no descriptors or memory left for it.
+#[must_use]
+pub fn run(seed: u64, overrides: &Overrides, mode: TraceMode) -> RunVerdict {
+    let plan = Plan::draw(seed, overrides);
+    let description = plan.describe();
+    let span_us = plan.span_us;
+    let mut world = match World::new(plan, mode) {
+        Ok(world) => world,
+        Err(error) => panic!("no room for a simulated host: {error}"),
+    };
+    world.run_until(span_us, |world| world.lost);
+    if world.flaws.is_empty() && !world.lost {
+        world.heal();
+        let healing_since = world.now_us();
+        world.run_until(healing_since + HEAL_LIMIT_US, World::is_whole);
+        world.stats.healed_in_us = world.now_us() - healing_since;
+        world.finish();
+    }
+    world.verdict(description)
+}
+
+impl World {
+    /// No more faults; those that last are taken back.
+    fn heal(&mut self) {
+        self.healing = true;
+        let now_us = self.now_us();
+        self.trace.say(now_us, &"no more faults");
+        let serials: Vec<_> = self.bodies.keys().copied().collect();
+        for serial in serials {
+            let Some(body) = self.bodies.get_mut(&serial) else { continue };
+            body.slower = 1;
+            if body.alive.fuse().is_lit() {
+                // It was to die half-way through a step: now or never.
+                self.dies(serial);
+            } else if !matches!(body.process.activity(), Activity::Well | Activity::Ended) {
+                body.process.set_activity(Activity::Well);
+                self.call_replica(serial, now_us);
+            }
+        }
+        for disk in self.hall.borrow().disks.values() {
+            disk.heal();
+        }
+        for index in 0..self.people.len() {
+            self.people[index].resume_reading();
+            self.people[index].client.heal(now_us);
+            self.call_person(index, now_us + 1);
+        }
+    }
+
+    /// Whether the host is fully redundant, serves, and everybody has heard what
+    /// he was to hear.
+    fn is_whole(&self) -> bool {
+        let Some(host) = &self.host else { return false };
+        let decisions = host.decisions();
+        let voters = decisions.members().filter(|(_, _, s)| *s == Standing::Voter).count();
+        let redundant = if self.plan.rebuild {
+            voters == usize::from(self.faults.factor)
+        } else {
+            voters > 0
+        };
+        redundant
+            && decisions.primary().is_some()
+            && decisions.members().all(|(_, _, standing)| standing == Standing::Voter)
+            && host.pending() == 0
+            && self.people.iter().all(|person| person.client.is_done())
+            && self.bodies.len() == voters
+            && self.same_states()
+    }
+
+    /// Whether all replicas have applied the same inputs.
+    fn same_states(&self) -> bool {
+        let mut inputs = self
+            .bodies
+            .values()
+            .map(|body| body.runtime.as_ref().map(|runtime| runtime.replica().state()));
+        let first = inputs.next().flatten();
+        first.is_some() && inputs.all(|state| state.map(|(no, _)| no) == first.map(|(no, _)| no))
+    }
+
+    fn finish(&mut self) {
+        if !self.flaws.is_empty() {
+            return;
+        }
+        if !self.is_whole() {
+            let why = self.what_is_missing();
+            return self.flaw("liveness", why);
+        }
+        let now_us = self.now_us();
+        let states: Vec<_> = self
+            .bodies
+            .values()
+            .filter_map(|body| body.runtime.as_ref().map(|runtime| runtime.replica().state()))
+            .collect();
+        for (no, digest) in states {
+            self.judge.replica_state(no, digest, now_us);
+        }
+        self.judge.finish(now_us);
+        if let Err(fault) = self.sampler.end() {
+            self.flaw("linearizability", format_args!("{fault:?}"));
+        }
+        self.close_faults();
+        self.take_objections();
+    }
+
+    fn what_is_missing(&self) -> String {
+        let Some(host) = &self.host else { return "the host is down".to_owned() };
+        let decisions = host.decisions();
+        let members: Vec<_> = decisions
+            .members()
+            .map(|(id, _, standing)| format!("{id} {standing:?}"))
+            .collect();
+        let waiting: Vec<_> = self
+            .people
+            .iter()
+            .filter(|person| !person.client.is_done())
+            .map(|person| format!("{:?}", person.client))
+            .collect();
+        format!(
+            "not whole {} ms after the last fault: {:?}, members {members:?} of {}, {} inputs \
+             pending, {} processes, states equal: {}, clients waiting: {waiting:?}",
+            HEAL_LIMIT_US / 1000,
+            decisions.phase(),
+            self.faults.factor,
+            host.pending(),
+            self.bodies.len(),
+            self.same_states(),
+        )
+    }
+
+    /// Looks at everything that must always hold.
+    pub(super) fn look(&mut self) {
+        self.take_objections();
+        self.look_at_primaries();
+        self.look_at_bounds();
+        self.look_at_commits();
+        let quiet = self.host.as_ref().is_some_and(|host| {
+            let decisions = host.decisions();
+            matches!(decisions.phase(), Phase::Serving { .. })
+                && decisions.members().all(|(_, _, standing)| standing == Standing::Voter)
+        });
+        if quiet {
+            self.close_faults();
+            self.look_at_states();
+        }
+    }
+
+    fn take_objections(&mut self) {
+        let objections: Vec<_> = self.judge.violations().to_vec();
+        for objection in objections {
+            self.flaw(objection.kind.name(), objection);
+        }
+    }
+
+    /// At most one that leads is not fenced, and it is the one of the generation
+    /// in force.
+    pub(super) fn look_at_primaries(&mut self) {
+        let Some(host) = &self.host else { return };
+        let Phase::Serving { primary } = *host.decisions().phase() else { return };
+        let generation: Generation = host.decisions().generation();
+        let wrong = self.bodies.values().find_map(|body| {
+            let page = body.runtime.as_ref()?.fabric().page();
+            (body.id != primary && page.role() == Role::Primary && !body.process.killed.get())
+                .then(|| format!(
+                    "replica {} leads generation {} beside {primary}, who leads {generation}, and is \
+                     not fenced",
+                    body.id,
+                    page.generation(),
+                ))
+        });
+        if let Some(wrong) = wrong {
+            self.flaw("one-primary", wrong);
+        }
+    }
+
+    fn look_at_bounds(&mut self) {
+        let Some(host) = &self.host else { return };
+        let most = self.plan.fabric.intake_bytes / INPUT_BYTES_MIN;
+        if host.pending() > most {
+            let pending = host.pending();
+            self.flaw("bounds", format_args!("{pending} inputs pending"));
+        }
+        if self.judge.kept() > JUDGE_KEEPS_MAX {
+            let kept = self.judge.kept();
+            self.flaw("bounds", format_args!("the judge has to keep {kept} things"));
+        }
+    }
+
+    /// What a replica calls committed stays committed; logs match.
+    fn look_at_commits(&mut self) {
+        let mut wrong = None;
+        for (&serial, body) in &self.bodies {
+            let Some(runtime) = &body.runtime else { continue };
+            let commit = runtime.replica().progress().commit.0;
+            let last = self.faults.commits.insert(serial, commit).unwrap_or(0);
+            if commit < last {
+                wrong = Some(format!("replica {}: commit {last} became {commit}", body.id));
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.flaw("commit-monotonic", wrong);
+        }
+        if self.now_us() / LOOK_PERIOD_US % 20 == 0 {
+            self.look_at_logs();
+        }
+    }
+
+    fn look_at_logs(&mut self) {
+        let mut seen = std::collections::BTreeMap::new();
+        let mut wrong = None;
+        for body in self.bodies.values().filter(|body| body.lives()) {
+            let Some(runtime) = &body.runtime else { continue };
+            for (index, term, _, data) in runtime.replica().log_entries() {
+                let (other, theirs) = seen.entry((index, term)).or_insert((body.id, data));
+                if *theirs != data {
+                    wrong = Some(format!(
+                        "entry {index:?} of term {term:?} differs in replicas {other} and {}",
+                        body.id
+                    ));
+                }
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.flaw("log-matching", wrong);
+        }
+    }
+
+    /// The states of standbys are the reference's.
+    fn look_at_states(&mut self) {
+        let now_us = self.now_us();
+        let mut states = Vec::new();
+        for body in self.bodies.values().filter(|body| body.lives() && !body.doomed) {
+            let Some(runtime) = &body.runtime else { continue };
+            if runtime.fabric().page().role() == Role::Standby {
+                states.push(runtime.replica().state());
+            }
+        }
+        for (no, digest) in states {
+            self.judge.replica_state(no, digest, now_us);
+        }
+    }
+
+    fn verdict(mut self, plan: String) -> RunVerdict {
+        if self.lost {
+            self.faults.lose();
+        }
+        if !self.flaws.is_empty() {
+            self.faults.fail();
+        }
+        let mut stats = std::mem::take(&mut self.stats);
+        let judged = self.judge.stats();
+        stats.simulated_us = self.now_us();
+        stats.requests = self.people.iter().map(|person| person.client.sent()).sum();
+        stats.answers = self.people.iter().map(|person| person.client.answered()).sum();
+        stats.events = self.people.iter().map(|person| person.client.events()).sum();
+        stats.answers_anew = judged.answers_anew;
+        stats.digests = judged.digests;
+        stats.windows = self.sampler.judged();
+        stats.faults = std::mem::take(&mut self.faults.ended);
+        RunVerdict {
+            seed: self.plan.seed,
+            plan,
+            flaws: std::mem::take(&mut self.flaws),
+            stats,
+            trace_digest: self.trace.digest(),
+            trace_lines: self.trace.lines(),
+            trace: self.trace.into_text(),
+        }
+    }
+}
