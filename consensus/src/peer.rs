@@ -164,6 +164,16 @@ impl Peer {
         Ok(())
     }
 
+    /// Gives up the lead, if this peer has it: what it has logged stays, and it
+    /// logs no more, not even the removal of the dead, unless it is elected again.
+    pub fn resign(&mut self) {
+        if self.is_leader() {
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, raft::INVALID_ID);
+            self.notice_lead();
+        }
+    }
+
     fn may_campaign(&self) -> Result<(), CampaignError> {
         if !self.membership.logged().contains(self.config.id) {
             return Err(CampaignError::NotMember);

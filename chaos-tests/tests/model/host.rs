@@ -167,7 +167,9 @@ impl Ledger {
                 let seen = self.answers.get_mut(place(input)).ok_or(Flaw::Answer)?;
                 match seen {
                     // Nobody sees it; but it had better be the same.
-                    Some(seen) if **seen != *frame => return Err(Flaw::Answer),
+                    Some(seen) if **seen != *frame && !stories.may_vary(place(input)) => {
+                        return Err(Flaw::Answer);
+                    }
                     Some(_) if bug == Bug::DeliversRepetitions => return Err(Flaw::Twice),
                     Some(_) => {}
                     None if input <= self.freed => return Err(Flaw::Twice),

@@ -115,23 +115,34 @@ impl StateMachine for Tally {
     }
 }
 
-/// What clients see if the inputs are applied in their order, some of them
+/// What clients may see if the inputs are applied in their order, some of them
 /// quarantined.
 #[derive(Debug)]
 struct Story {
     quarantined: BTreeSet<usize>,
-    answers: Vec<Vec<u8>>,
+    /// A query may be answered from any later state, too: a new primary answers
+    /// it anew.
+    answers: Vec<Vec<Vec<u8>>>,
     events: Vec<Vec<u8>>,
 }
 
 /// Every story that can be told without a fault.
 #[derive(Debug)]
-pub(crate) struct Stories(Vec<Story>);
+pub(crate) struct Stories {
+    asks: Vec<Ask>,
+    all: Vec<Story>,
+}
 
 impl Stories {
     pub(crate) fn of(asks: &[Ask]) -> Self {
         let subsets = 0..1_u32 << asks.len();
-        Self(subsets.map(|subset| story(asks, subset)).collect())
+        Self { asks: asks.to_vec(), all: subsets.map(|subset| story(asks, subset)).collect() }
+    }
+
+    /// Whether the input may be answered anew otherwise than before, which nobody
+    /// sees.
+    pub(crate) fn may_vary(&self, place: usize) -> bool {
+        self.asks.get(place) == Some(&Ask::Get)
     }
 
     /// Whether clients can have seen this: answers so far, and events in the
@@ -142,13 +153,13 @@ impl Stories {
         events: &[Vec<u8>],
         may_be_quarantined: &BTreeSet<usize>,
     ) -> bool {
-        self.0.iter().any(|story| {
+        self.all.iter().any(|story| {
             story.quarantined.is_subset(may_be_quarantined)
                 && story.events.starts_with(events)
                 && answers
                     .iter()
                     .zip(&story.answers)
-                    .all(|(seen, told)| seen.as_ref().is_none_or(|seen| seen == told))
+                    .all(|(seen, told)| seen.as_ref().is_none_or(|seen| told.contains(seen)))
         })
     }
 }
@@ -156,24 +167,35 @@ impl Stories {
 fn story(asks: &[Ask], subset: u32) -> Story {
     let is_quarantined = |place: usize| subset >> place & 1 == 1;
     let mut machine = Numbered::<Tally>::default();
-    let mut outputs = Vec::new();
-    for (place, (&ask, no)) in asks.iter().zip(1..).enumerate() {
-        let (no, frame) = (InputNo(no), ask.frame());
-        let input = ask.input(no, &frame);
-        if ask == Ask::Get && !is_quarantined(place) {
-            machine.query(no, &input, &mut outputs).expect("sound");
-        } else {
-            machine.apply(no, &input, is_quarantined(place), &mut outputs).expect("sound");
-        }
-    }
     let mut story = Story {
         quarantined: (0..asks.len()).filter(|place| is_quarantined(*place)).collect(),
-        answers: Vec::new(),
+        answers: vec![Vec::new(); asks.len()],
         events: Vec::new(),
     };
+    let mut outputs = Vec::new();
+    let all: Vec<_> =
+        asks.iter().zip(1..).map(|(ask, no)| (*ask, InputNo(no), ask.frame())).collect();
+    for (place, (ask, no, frame)) in all.iter().enumerate() {
+        let input = ask.input(*no, frame);
+        match (ask, is_quarantined(place)) {
+            (Ask::Get, true) => machine.refuse(*no, &input, &mut outputs),
+            (Ask::Get, false) => {}
+            (_, quarantined) => {
+                machine.apply(*no, &input, quarantined, &mut outputs).expect("sound");
+            }
+        }
+        for (place, (ask, no, frame)) in all[..=place].iter().enumerate() {
+            if *ask == Ask::Get && !is_quarantined(place) {
+                machine.query(*no, &ask.input(*no, frame), &mut outputs).expect("sound");
+            }
+        }
+    }
     for output in outputs {
         match output {
-            Output::Reply { frame, .. } => story.answers.push(frame.into()),
+            Output::Reply { input, frame, .. } => {
+                let place = usize::try_from(input.0 - 1).expect("small");
+                story.answers[place].push(frame.into());
+            }
             Output::Event { frame, .. } => story.events.push(frame.into()),
             Output::Effect { .. } => {}
         }

@@ -96,14 +96,9 @@ fn deliberate_bugs_are_found() {
             .finish_when(HasDiscoveries::AnyFailures)
             .spawn_bfs()
             .join();
-        let mut broken: Vec<_> = checker
-            .discoveries()
-            .into_iter()
-            .filter(|(name, _)| checker.discovery_classification(name).to_string() != "example")
-            .collect();
-        broken.sort_by_key(|(name, _)| *name);
-        let Some((rule, path)) = broken.into_iter().next() else {
-            panic!("{bug:?} is not found in {} states", checker.unique_state_count());
+        let found = rules.iter().find_map(|rule| Some((rule, checker.discovery(rule)?)));
+        let Some((rule, path)) = found else {
+            panic!("{bug:?} does not break {rules:?}, but {:?}", checker.discoveries().keys());
         };
         println!(
             "model: {bug:?}: in {name}, \"{rule}\" does not hold after {} steps; {} unique states, \
@@ -112,6 +107,5 @@ fn deliberate_bugs_are_found() {
             checker.unique_state_count(),
             start.elapsed().as_secs_f64(),
         );
-        assert!(rules.contains(&rule), "{bug:?} breaks {rule:?} instead of {rules:?}");
     }
 }

@@ -30,8 +30,9 @@ pub(crate) fn in_ci() -> Vec<Scope> {
             ..BASE
         },
         Scope {
-            name: "all-live, 3 replicas, 2 failures, command and query",
-            inputs: &[Put, Get],
+            name: "all-live, 3 replicas, 2 failures, query and command, poison",
+            inputs: &[Get, Put],
+            poison: true,
             ..BASE
         },
         Scope { name: "all-live, 3 replicas, 2 failures, an early tick", early_beats: 1, ..BASE },

@@ -55,6 +55,25 @@ fn all_live_waits_for_a_hung_voter_until_it_is_fenced() {
 }
 
 #[test]
+fn who_resigned_logs_nothing_until_elected_again() {
+    let mut world = World::new(AckPolicy::AllLive, 3);
+    world.elect(A);
+    world.propose(b"x");
+    world.settle();
+    let (end, term) = (world.peer(A).log_end(), world.peer(A).term());
+    world.peer(A).resign();
+    world.kill(C);
+    world.tell_all();
+    world.settle();
+    assert!(!world.peer(A).is_leader());
+    assert_eq!(world.peer(A).log_end(), end, "not even the removal of the dead");
+    world.elect(A);
+    world.settle();
+    assert!(world.peer(A).term() > term, "what others have voted for meanwhile is void");
+    assert_eq!(world.peer(A).status().members.voters, [A, B]);
+}
+
+#[test]
 fn a_quorum_does_not_wait() {
     let mut world = World::new(AckPolicy::Quorum, 3);
     world.elect(A);

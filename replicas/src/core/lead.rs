@@ -42,6 +42,10 @@ impl<M: StateMachine> Replica<M> {
                 Role::Primary | Role::Draining => return Err(Fatal::Deposed),
                 Role::Standby | Role::Campaigning | Role::Finishing { .. } | Role::Drained => {}
             }
+            // One that has drained leads still. If it went on to, its log would
+            // grow beyond what it acknowledges; and promoted again, it would rely
+            // on a term that a candidate before it may have ended.
+            self.peer.resign();
             self.role = Role::Standby;
             self.generation = generation;
             self.membership_told = None;

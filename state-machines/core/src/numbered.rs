@@ -113,6 +113,14 @@ impl<M: StateMachine> Numbered<M> {
         Ok(())
     }
 
+    /// Answers a query with an error instead of executing it. Like any query it is
+    /// not logged, and may come after inputs of higher numbers.
+    pub fn refuse(&mut self, no: InputNo, input: &Input<'_>, outputs: &mut Vec<Output>) {
+        let mut numberer = Numberer { input: no, last_output: self.last_output, outputs };
+        self.machine.quarantine(no, input, &mut numberer);
+        debug_assert_eq!(numberer.last_output, self.last_output, "a query only replies");
+    }
+
     /// The digest of the machine and of its numbers.
     #[must_use]
     pub fn digest(&self) -> Digest {
