@@ -19,9 +19,9 @@ build: setup ## Build the release binary
 demo: build ## Break primaries under load for 15 seconds; fails if anything is lost
 	$(TARGET)/release/rvmm demo
 
-# One of the clients that are tried is in Python.
+# One of the clients that are tried is in Python; a browser opens the report of faults.
 test: ## Run all tests
-	@scripts/setup python3-venv
+	@scripts/setup python3-venv chromium
 	scripts/test
 
 check: setup ## Check formatting and lints

@@ -334,6 +334,41 @@ fn the_page_shows_the_timeline_and_the_browser_is_content() {
 }
 
 #[test]
+fn the_page_can_be_worked_with() {
+    let test = "the_page_can_be_worked_with";
+    let Some(browser) = browser() else {
+        return skip(test, &"no Chromium (apt-get install chromium)");
+    };
+    let records = history(60, 1, true);
+    let (dir, page) = report(&records);
+    let whole = std::fs::read_to_string(page).expect("is there");
+    let press = |keys: &str| {
+        format!(
+            "for (const key of {keys}) document.querySelector('#timeline-chart svg')
+                .dispatchEvent(new KeyboardEvent('keydown', {{ key, bubbles: true }}));"
+        )
+    };
+    let point = "document.querySelector('.mark.failed').dispatchEvent(
+        new PointerEvent('pointermove', { bubbles: true, clientX: 300, clientY: 300 }));";
+    let click = "document.querySelector('[aria-label=\"Longest first\"]').click();";
+    let opened = |action: &str| {
+        let page = dir.path().join("used.html");
+        let used = whole.replace("</body>", &format!("<script>{action}</script></body>"));
+        std::fs::write(&page, used).expect("is written");
+        let opened = open(&browser, &page, "0");
+        opened.assert_clean();
+        opened
+    };
+    let spans = |opened: &Opened| opened.count("class=\"primary-span hot\"");
+    let all = spans(&opened(""));
+    let near = spans(&opened(&press("['+', '+', '+', 'ArrowRight']")));
+    assert!((1..all).contains(&near), "{near} of {all}");
+    assert_eq!(spans(&opened(&press("['+', '+', 'ArrowLeft', '-', '0']"))), all);
+    assert!(opened(point).dom.contains("ended: FAILED\nclient 3 lost an acknowledged write</div>"));
+    assert!(opened(click).dom.contains("10 failovers, longest first"));
+}
+
+#[test]
 fn thousands_of_faults_still_make_a_page() {
     let test = "thousands_of_faults_still_make_a_page";
     let Some(browser) = browser() else {

@@ -29,7 +29,6 @@ struct Data<'a> {
     begin: Option<&'a RunBegin>,
     summary: &'a Summary,
     faults_total: u64,
-    unjudged: u64,
     /// Percentiles, for the buckets are of no use on the page.
     phases: BTreeMap<&'static str, [u64; 5]>,
     timeline: Value,
@@ -59,7 +58,6 @@ impl Page {
             begin: self.begin.as_ref(),
             summary,
             faults_total: summary.faults_total(),
-            unjudged: summary.unjudged(),
             phases: phases.into_iter().collect(),
             timeline,
             capped,

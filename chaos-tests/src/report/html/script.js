@@ -18,6 +18,7 @@
   const svg = (name, attributes = {}, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
 
   const whole = (n) => Math.round(n).toLocaleString("en");
+  const many = (n) => (n < 1e7 ? whole(n) : n < 1e10 ? `${round(n / 1e6)} M` : `${round(n / 1e9)} G`);
   function time(us) {
     if (us < 1000) return `${Math.round(us)} µs`;
     if (us < 1e6) return `${round(us / 1000)} ms`;
@@ -45,7 +46,7 @@
     $(id).append(el("caption", {}, caption), el("thead", {}, el("tr", {}, ...heads.map(tag))), el("tbody", {}, ...rows));
   }
   const cell = (text, kind) => el("td", { class: kind }, text);
-  const held = (good) => el("td", { class: good ? "good" : "bad" }, good ? "✓ holds" : "✗ FAILED");
+  const held = (good) => el("td", { class: good ? "verdict good" : "verdict bad" }, good ? "✓ holds" : "✗ FAILED");
 
   // ---- tooltip ---------------------------------------------------------------
   const tips = new WeakMap();
@@ -88,9 +89,9 @@
   const figure = (label, value, kind) => figures.push(el("div", { class: "figure" }, el("span", { class: `value ${kind || ""}` }, value), el("span", { class: "label" }, label)));
   const zero = (label, n) => figure(label, whole(n), n ? "bad" : "good");
   if (summary.seeds) figure(summary.simulated_us ? `seeds, ${time(summary.simulated_us)} simulated` : "seeds", whole(summary.seeds));
-  figure("requests answered", whole(summary.operations));
-  figure("faults injected", whole(data.faults_total));
-  figure("failovers", whole(totals[0]));
+  figure("requests answered", many(summary.operations));
+  figure("faults injected", many(data.faults_total));
+  figure("failovers", many(totals[0]));
   if (totals[0]) figure("failover, 99 of 100 within", time(totals[3]));
   figure("longest pause seen", summary.pauses.longest ? time(summary.pauses.longest.duration_us) : "none");
   zero("lost", counts.lost + counts.events_missing);
@@ -245,7 +246,7 @@
       filled = from + wide;
       group.append(hot(svg("rect", { class: kind, x: from.toFixed(2), y, width: wide.toFixed(2), height, fill: tone(part) }), text(part)));
       const name = label && label(part);
-      if (name && wide > name.length * 7 + 6) group.append(svg("text", { class: "on", x: (from + wide / 2).toFixed(1), y: y + height / 2 + 4, "text-anchor": "middle" }, name));
+      if (name && wide > name.length * 7 + 6) group.append(svg("text", { class: part.role === "standby" || part.role === "learner" ? "over" : "on", x: (from + wide / 2).toFixed(1), y: y + height / 2 + 4, "text-anchor": "middle" }, name));
     }
   }
 
@@ -286,11 +287,21 @@
       if (!bin || at - bin.at > MARK) bins.push((bin = { at, faults: [] }));
       bin.faults.push(fault);
     }
+    // Where marks would only be a chain, shades tell more: how many there are.
+    const dense = bins.length > (x(view.to) - GUTTER) / MARK / 3;
+    const most = Math.max(...bins.map((each) => each.faults.length), 1);
     for (const { at, faults: members } of bins) {
       const bad = members.some(failed);
       const skipped = members.every((fault) => fault.judged && fault.judged.outcome === "skipped");
       const kind = `mark${bad ? " failed" : skipped ? " skipped" : ""}`;
       const r = bad ? 6.5 : Math.min(2.6 + Math.log2(members.length) * 0.8, 6);
+      if (dense && !bad) {
+        const shade = skipped ? 0.2 : 0.3 + 0.7 * (members.length / most);
+        const box = svg("rect", { class: "mark dense", x: at.toFixed(1), y: cy - 5, width: Math.max(Math.min(MARK, x(view.to) - at), 1).toFixed(1), height: 10, opacity: shade.toFixed(2) });
+        box.dataset.count = members.length;
+        group.append(hot(box, faultsTip(members)));
+        continue;
+      }
       const shape = bad
         ? svg("path", { class: kind, d: `M${at.toFixed(1)} ${cy - r}l${r} ${r}l${-r} ${r}l${-r} ${-r}z` })
         : svg("circle", { class: kind, cx: at.toFixed(1), cy, r: r.toFixed(2) });
@@ -328,7 +339,7 @@
     }, "Who served when: generation and replica");
     if (failovers.length) lane("Failovers", "failovers", 18, (group, x, y, height) => {
       const gaps = failovers.map((failover) => ({ from: failover.at_us, to: failover.at_us + failover.total_us, failover }));
-      spans(group, gaps, x, y + 3, height - 6, () => "var(--bad)", "gap", null, (gap) => failoverTip(gap.failover));
+      spans(group, gaps, x, y + 3, height - 6, () => "var(--failover)", "gap", null, (gap) => failoverTip(gap.failover));
     }, "From the fault to the new primary's first reply");
     byRow.forEach((parts, row) => lane(row ? "" : "Replicas", `replicas-${row}`, 17, (group, x, y, height) => {
       spans(group, parts, x, y + 2, height - 4, partTone, "life", (part) => (part.role === "started" ? null : `r${part.replica}`), partTip);
@@ -370,7 +381,7 @@
     legend("timeline-legend", [
       ["linear-gradient(90deg, var(--primary) 50%, var(--primary-2) 50%)", "primary (by generation)"],
       ["var(--candidate)", "candidate"], ["var(--standby)", "standby"], ["var(--learner)", "learner"], ["var(--started)", "starting"], ["var(--fenced)", "fenced"],
-      ["var(--mark)", "fault (larger: several)"], ["var(--bad)", "failover, or a broken promise"], ["var(--fence)", "pause"],
+      ["var(--failover)", "failover"], ["var(--mark)", "fault (larger or stronger: several)"], ["var(--bad)", "broken promise"], ["var(--fence)", "pause"],
     ]);
   }
 
@@ -390,12 +401,16 @@
       const at = y(10 ** power);
       root.append(svg("line", { class: "grid", x1: GUTTER, x2: w - RIGHT, y1: at, y2: at }), svg("text", { x: GUTTER - 8, y: at + 4, "text-anchor": "end" }, time(10 ** power)));
     }
+    // More of them than this would only be a veil over the lines.
+    const shown = failovers.filter((failover) => seen(failover.at_us, failover.at_us));
+    const few = shown.length <= 200;
+    $("latency-failovers").textContent = few ? "Thin violet lines are failovers." : "Zoom in to see the failovers.";
     let last = -10;
-    for (const failover of failovers) {
+    for (const failover of few ? shown : []) {
       const at = x(failover.at_us);
-      if (!seen(failover.at_us, failover.at_us) || at - last < 2) continue;
+      if (at - last < 2) continue;
       last = at;
-      root.append(svg("line", { x1: at, x2: at, y1: TOP, y2: BOTTOM, stroke: "var(--bad)", opacity: 0.22 }));
+      root.append(svg("line", { x1: at, x2: at, y1: TOP, y2: BOTTOM, stroke: "var(--failover)", opacity: 0.35 }));
     }
     // One column a pixel and a half: the worst of its intervals.
     const columns = new Map();
@@ -481,7 +496,7 @@
   const byLength = button("Longest first", "Longest first", () => { longestFirst = true; drawFailovers(); });
   $("order").append(inTime, byLength);
   legend("failover-legend", PHASES.map(([name, text]) => [`var(--${name})`, text]));
-  table("phases", `${whole(totals[0])} failovers: how long their phases took`, [["Phase"], ...["median", "90 of 100", "99 of 100", "longest"].map((name) => [name, "number"])],
+  table("phases", "How long the phases took, over all failovers", [["Phase"], ...["median", "90 of 100", "99 of 100", "longest"].map((name) => [name, "number"])],
     [...PHASES.map(([name]) => name), "total"].map((name) => el("tr", {}, el("th", { scope: "row" }, name), ...data.phases[name].slice(1).map((us) => cell(time(us), "number")))));
 
   // ---- matrix -----------------------------------------------------------------------------
@@ -506,7 +521,7 @@
     $("matrix").setAttribute("aria-label", "Fault class by component and outcome");
     [...$("matrix").querySelectorAll("thead th")].slice(2, 2 + outcomes.length).forEach((head, at) => hot(head, outcomes[at][1]));
     $("matrix-note").textContent = "Failure rate: the upper bound with 95 % confidence, one-sided. 3/n when none of n trials failed (rule of three); otherwise the exact bound of Clopper and Pearson, or Wilson's beyond 10,000 failures. What was skipped is no trial." +
-      (data.unjudged ? ` ${whole(data.unjudged)} faults were injected but not judged; they are in no row.` : "");
+      (summary.unjudged ? ` ${whole(summary.unjudged)} faults were injected but not judged; they are in no row.` : "");
   }
   if (summary.failed_faults.length) {
     $("failed-card").hidden = false;

@@ -1,9 +1,9 @@
 //! From records to a summary, one record at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::record::{
-    CheckerVerdict, FaultClass, Micros, Progress, Record, RunEnd, RunOutcome,
+    CheckerVerdict, FaultClass, FaultId, Micros, Progress, Record, RunEnd, RunOutcome,
 };
 use super::{BoundSum, LatencySum, SteadySum, Summary, append};
 
@@ -14,6 +14,10 @@ pub struct Builder {
     summary: Summary,
     /// Faults that stand in the file, by class.
     listed: BTreeMap<FaultClass, u64>,
+    /// Those that were not judged yet: few, unless something is wrong.
+    open: BTreeSet<FaultId>,
+    /// Faults that stand in the matrix, those that were skipped too.
+    judged: u64,
     last_us: Micros,
     progress: Progress,
     end: Option<RunEnd>,
@@ -37,18 +41,22 @@ impl Builder {
             Record::Role(role) => self.last_us = self.last_us.max(role.at_us),
             Record::FaultInjected(fault) => {
                 *self.listed.entry(fault.class).or_default() += 1;
+                self.open.insert(fault.fault);
                 self.last_us = self.last_us.max(fault.at_us);
             }
             Record::FaultHealed(healed) => self.last_us = self.last_us.max(healed.at_us),
             Record::FaultJudged(judged) => {
                 self.last_us = self.last_us.max(judged.at_us);
                 sum.matrix.add(judged.class, judged.component, judged.outcome, 1);
+                self.open.remove(&judged.fault);
+                self.judged += 1;
                 if judged.outcome.is_failure() {
                     append(&mut sum.failed_faults, std::slice::from_ref(judged));
                 }
             }
             Record::FaultTally(tally) => {
                 sum.matrix.add(tally.class, tally.component, tally.outcome, tally.count);
+                self.judged = self.judged.saturating_add(tally.count);
             }
             Record::Failover(failover) => {
                 self.last_us = self.last_us.max(failover.at_us.saturating_add(failover.total_us));
@@ -156,7 +164,7 @@ impl Builder {
         let mut lines: Vec<String> = end.and_then(|end| end.reproduce).into_iter().collect();
         lines.extend(found);
         lines.extend(self.reproduce);
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         lines.retain(|line| seen.insert(line.clone()));
         append(&mut sum.reproduce, &lines);
         self.summary
@@ -182,6 +190,10 @@ impl Builder {
             *known = count.max(*known);
         }
         sum.faults.retain(|_, count| *count > 0);
+        // A full file has the ends of its last open faults in its tallies.
+        let full = sum.left_out.contains_key("fault-judged");
+        let open = if full { 0 } else { self.open.len() as u64 };
+        sum.unjudged = open.max(sum.faults_total().saturating_sub(self.judged));
     }
 }
 

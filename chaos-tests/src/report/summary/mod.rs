@@ -56,6 +56,8 @@ pub struct Summary {
     pub operations: u64,
     /// Faults that were injected.
     pub faults: BTreeMap<FaultClass, u64>,
+    /// Faults of which nobody said how they ended; in no row of the matrix.
+    pub unjudged: u64,
     /// How they ended, and what follows.
     pub matrix: Matrix,
     /// Faults that broke a promise, the first [`MAX_LISTED`].
@@ -186,13 +188,6 @@ impl Summary {
         self.faults.values().sum()
     }
 
-    /// Faults of which nobody said how they ended. They are in no row of the
-    /// matrix.
-    #[must_use]
-    pub fn unjudged(&self) -> u64 {
-        self.faults_total().saturating_sub(self.matrix.totals().0)
-    }
-
     /// Adds what another run, or several, showed. Runs may be added up in any
     /// grouping.
     pub fn merge(&mut self, other: &Self) {
@@ -210,6 +205,7 @@ impl Summary {
         self.simulated_us = self.simulated_us.saturating_add(other.simulated_us);
         self.operations = self.operations.saturating_add(other.operations);
         add_up(&mut self.faults, &other.faults);
+        self.unjudged = self.unjudged.saturating_add(other.unjudged);
         self.matrix.merge(&other.matrix);
         append(&mut self.failed_faults, &other.failed_faults);
         self.failovers.merge(&other.failovers);

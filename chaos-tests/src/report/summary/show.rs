@@ -38,8 +38,8 @@ impl fmt::Display for Summary {
         }
         writeln!(f, "operations  {}", self.operations)?;
         writeln!(f, "faults      {}", self.faults_total())?;
-        if self.unjudged() > 0 {
-            writeln!(f, "            of which {} were not judged", self.unjudged())?;
+        if self.unjudged > 0 {
+            writeln!(f, "            of which {} were not judged", self.unjudged)?;
         }
         let counts = &self.counts;
         writeln!(

@@ -104,7 +104,7 @@ fn the_failing_seed_is_the_first_line_to_copy() {
 #[test]
 fn faults_that_nobody_judged_are_told() {
     let sum = summary(&[begin(), checker(true), judged(Outcome::Masked), end(RunOutcome::Passed)]);
-    assert_eq!((sum.faults_total(), sum.unjudged()), (3, 2));
+    assert_eq!((sum.faults_total(), sum.unjudged), (3, 2));
     // Lines tell more than an end that says nothing of them.
     let listed = FaultInjected {
         at_us: 1,
@@ -114,8 +114,16 @@ fn faults_that_nobody_judged_are_told() {
         target: None,
         parameters: BTreeMap::new(),
     };
-    let sum = summary(&[begin(), Record::FaultInjected(listed), judged(Outcome::Masked)]);
+    let listed = Record::FaultInjected(listed);
+    let sum = summary(&[begin(), listed.clone(), judged(Outcome::Masked)]);
     assert_eq!(sum.faults, BTreeMap::from([(FaultClass::Crash, 1), (FaultClass::Hang, 1)]));
+    assert_eq!(sum.unjudged, 1);
+    // What was skipped was judged, though it may have been begun.
+    let Record::FaultJudged(mut skipped) = judged(Outcome::Skipped) else { unreachable!() };
+    skipped.fault = FaultId(2);
+    let sum = summary(&[begin(), listed.clone(), Record::FaultJudged(skipped)]);
+    assert_eq!(sum.unjudged, 1);
+    assert_eq!(summary(&[begin(), listed, judged(Outcome::Skipped)]).unjudged, 0);
 }
 
 fn merged(parts: &[&Summary]) -> Summary {
