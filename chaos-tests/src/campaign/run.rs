@@ -87,6 +87,7 @@ struct Campaign<'a> {
 #[derive(Default)]
 struct Injection {
     component: Option<Component>,
+    damaged: Option<u64>,
     answered_eio: bool,
 }
 
@@ -261,6 +262,7 @@ impl<'a> Campaign<'a> {
                 break;
             };
             if !self.inject(&fault, &status, &mut chooser) {
+                // What is wrong is told already, or by the steady state after.
                 break;
             }
         }
@@ -328,19 +330,10 @@ impl<'a> Campaign<'a> {
                 Told::Healed => {
                     book.put(&Record::FaultHealed(FaultHealed { at_us: book.now(), fault: id }));
                 }
+                Told::Damaged(id) => injection.damaged = Some(id),
                 Told::AnsweredEio => injection.answered_eio = true,
             };
-            let mut scene = Scene {
-                daemon: &self.subject.daemon,
-                socket: &self.subject.socket,
-                host_pid: self.subject.pid,
-                disk: self.subject.disk.as_deref(),
-                status: before,
-                patience: self.file().steady.within.0,
-                stop: &self.options.stop,
-                tell: &mut tell,
-            };
-            scene.inject(fault)
+            self.scene(before, &mut tell).inject(fault)
         };
         if injection.component.is_some() {
             *self.injected.entry(fault.class.class).or_default() += 1;
@@ -385,7 +378,43 @@ impl<'a> Campaign<'a> {
             note = Some(note.map_or(was.clone(), |note| format!("{was}; {note}")));
         }
         self.judged(fault, component, outcome, note);
-        after.is_some()
+        match (after, injection.damaged) {
+            (Some(after), Some(damaged)) => self.retire(id, damaged, &after),
+            (after, _) => after.is_some(),
+        }
+    }
+
+    /// Has a damaged replica replaced that nobody has noticed: damage must not
+    /// pile up until more replicas are bad than the host can bear. Whether all is
+    /// whole again.
+    fn retire(&self, fault: FaultId, damaged: u64, status: &ComponentStatus) -> bool {
+        if status.replicas.iter().all(|replica| replica.id != damaged) {
+            return true;
+        }
+        self.scene(status, &mut |_| {}).retire(damaged);
+        self.book.put(&Record::FaultHealed(FaultHealed { at_us: self.book.now(), fault }));
+        let gone = |status: &ComponentStatus| status.replicas.iter().all(|r| r.id != damaged);
+        let gone = self.options.stop.wait_for(self.file().steady.within.0, LOOK_EVERY, || {
+            self.subject.daemon.xenstore().ok().filter(gone)
+        });
+        gone.and_then(|_| self.settle()).is_some()
+    }
+
+    fn scene<'s>(
+        &'s self,
+        status: &'s ComponentStatus,
+        tell: &'s mut dyn FnMut(Told),
+    ) -> Scene<'s> {
+        Scene {
+            daemon: &self.subject.daemon,
+            socket: &self.subject.socket,
+            host_pid: self.subject.pid,
+            disk: self.subject.disk.as_deref(),
+            status,
+            patience: self.file().steady.within.0,
+            stop: &self.options.stop,
+            tell,
+        }
     }
 
     fn judged(

@@ -22,7 +22,7 @@ pub(super) fn corrupt(scene: &mut Scene<'_>, fault: &Planned) -> Result<(), Faul
     for _ in 0..fault.count {
         scene.daemon.fault("corrupt", &victim.id.to_string(), None, None)?;
     }
-    scene.hit(&victim, &[("bits", fault.count.to_string())]);
+    scene.damaged(&victim, &[("bits", fault.count.to_string())]);
     Ok(())
 }
 
@@ -117,7 +117,7 @@ pub(super) fn flip_heap(scene: &mut Scene<'_>, fault: &Planned) -> Result<(), Fa
     let victim = scene.victim(fault)?;
     let memory = Memory::open(&victim)?;
     let places = memory.flip(&memory.heap(), fault.count, &mut fault.rng.clone())?;
-    scene.hit(&victim, &[("bits", fault.count.to_string()), ("at", places)]);
+    scene.damaged(&victim, &[("bits", fault.count.to_string()), ("at", places)]);
     Ok(())
 }
 
@@ -127,7 +127,7 @@ pub(super) fn flip_ring(scene: &mut Scene<'_>, fault: &Planned) -> Result<(), Fa
     let memory = Memory::open(&victim)?;
     let region = memory.region(fault.way)?;
     let places = memory.flip(&region, fault.count, &mut fault.rng.clone())?;
-    scene.hit(
+    scene.damaged(
         &victim,
         &[("how", fault.way.to_owned()), ("bits", fault.count.to_string()), ("at", places)],
     );
@@ -151,6 +151,6 @@ pub(super) fn garble_ring(scene: &mut Scene<'_>, fault: &Planned) -> Result<(), 
             bytes += GARBAGE;
         }
     }
-    scene.hit(&victim, &[("how", fault.way.to_owned()), ("bytes", bytes.to_string())]);
+    scene.damaged(&victim, &[("how", fault.way.to_owned()), ("bytes", bytes.to_string())]);
     Ok(())
 }

@@ -73,6 +73,8 @@ pub(super) enum Told {
         /// How.
         parameters: BTreeMap<String, String>,
     },
+    /// A replica bears damage that may not be noticed for long.
+    Damaged(u64),
     /// It was taken back.
     Healed,
     /// The one bad request was answered with an error.
@@ -148,6 +150,12 @@ impl Scene<'_> {
         self.injected(victim.component(), format!("replica {}", victim.id), parameters);
     }
 
+    /// Says that a replica's memory is not what it was.
+    fn damaged(&mut self, victim: &Victim, parameters: &[(&str, String)]) {
+        self.hit(victim, parameters);
+        (self.tell)(Told::Damaged(victim.id));
+    }
+
     /// Says that it is taken back.
     fn healed(&mut self) {
         (self.tell)(Told::Healed);
@@ -177,6 +185,16 @@ impl Scene<'_> {
             candidates = vec![candidates[rng.below(candidates.len())]];
         }
         candidates.into_iter().map(|replica| Victim::of(self.host_pid, replica)).collect()
+    }
+
+    /// Ends a replica that was damaged, if it is still there.
+    pub(super) fn retire(&self, id: u64) {
+        let damaged = self.status.replicas.iter().find(|replica| replica.id == id);
+        let victim = damaged.and_then(|replica| Victim::of(self.host_pid, replica).ok());
+        if let Some(victim) = victim {
+            // It fails when it is gone, which is what is wanted.
+            let _ = victim.signal(rustix::process::Signal::KILL);
+        }
     }
 
     /// Waits for a state of xenstore.
