@@ -5,6 +5,7 @@
 
 mod host;
 mod machine;
+mod quarantine;
 mod world;
 
 use consensus::{AckPolicy, Peer, PeerConfig, PeerId};

@@ -180,7 +180,7 @@ impl World {
                 self.tell(primary, ToReplica::AddVoter(id));
             }
             Decision::Remove { primary, id } => self.tell(primary, ToReplica::Remove(id)),
-            Decision::DeclareLost { why } => panic!("lost: {why:?}"),
+            Decision::DeclareLost { why } => panic!("lost: {why:?}: {:?}", self.maker),
         }
     }
 
@@ -499,7 +499,9 @@ impl World {
 
     fn may_poison(&self) -> bool {
         let is_free = self.poison.is_none() && self.fuse.is_none();
-        let can_bear = self.ack == AckPolicy::AllLive && self.survivors().len() > 1;
+        // A wish for one replica may be known and not yet carried out.
+        let wanted = self.maker.policy().replication_factor;
+        let can_bear = self.ack == AckPolicy::AllLive && self.survivors().len() > 1 && wanted > 1;
         is_free && can_bear && self.is_whole()
     }
 
