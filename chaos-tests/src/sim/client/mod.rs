@@ -132,6 +132,8 @@ pub struct SimClient {
     hang_up: bool,
     /// It has sent what no client sends on its present connection.
     provoked: bool,
+    /// It has left its present connection unread for a while.
+    deaf: bool,
     registers: Vec<RegisterEvent>,
 }
 
@@ -160,6 +162,7 @@ impl SimClient {
             finale: Finale::Before,
             hang_up: false,
             provoked: false,
+            deaf: false,
             registers: Vec::new(),
         }
     }
@@ -182,10 +185,11 @@ impl SimClient {
         self.domid
     }
 
-    /// Whether it has given the host reason to close its present connection.
+    /// Whether it has given the host reason to close its present connection: it
+    /// has sent what no client sends, or did not read.
     #[must_use]
     pub fn provoked(&self) -> bool {
-        self.provoked
+        self.provoked || self.deaf
     }
 
     /// Requests that were sent, whole or not.
@@ -253,7 +257,10 @@ impl SimClient {
         let turn = self.script.turn(&mut self.line, &mut self.rng, now_us, &mut self.registers);
         match turn {
             Turn::Think { until_us } => self.next_us = until_us.max(now_us + 1),
-            Turn::StopReading { until_us } => return Action::StopReading { until_us },
+            Turn::StopReading { until_us } => {
+                self.deaf = true;
+                return Action::StopReading { until_us };
+            }
             Turn::HangUp => self.hang_up = true,
             Turn::Provoke => self.provoked = true,
         }
@@ -269,7 +276,7 @@ impl SimClient {
     /// The connection stands.
     pub fn connected(&mut self, now_us: u64) {
         self.link = Link::Up;
-        self.provoked = false;
+        (self.provoked, self.deaf) = (false, false);
         self.line.reset();
         self.script.connected();
         self.next_us = now_us;

@@ -21,7 +21,7 @@ pub(crate) mod toy;
 mod violation;
 mod window;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use state_machine::{Class, ConnId, Digest, DomId, Input, InputNo, Output, Reader};
 use xenstore::Effect;
@@ -84,6 +84,8 @@ pub struct Judge {
     /// The last input whose trace somebody was shown.
     shown: InputNo,
     violations: Vec<Violation>,
+    /// Quarantined inputs of the next primary.
+    announced: BTreeSet<InputNo>,
     /// Judges no more: the reference and the world have parted.
     stopped: bool,
     stats: JudgeStats,
@@ -111,6 +113,7 @@ impl Judge {
             skip_effects: None,
             shown: InputNo(0),
             violations: Vec::new(),
+            announced: BTreeSet::new(),
             stopped: false,
             stats: JudgeStats::default(),
             outputs: Vec::new(),
@@ -199,36 +202,38 @@ impl Judge {
         self.streams.remove(&conn);
     }
 
-    /// A primary that has to answer this input with an error began to serve, and
-    /// does not have it in its log: its list of the quarantined holds `no`, and
-    /// `no` is above the last input of its `Promoted`. To be told *before*
-    /// [`Self::promoted`]; may be told again.
-    pub fn quarantined(&mut self, no: InputNo, now_us: u64) {
-        if self.stopped || !self.reference.quarantine(no) {
+    /// The primary of the next [`Self::promoted`] has this input on its list of
+    /// the quarantined. May be told again, and of inputs that its log has.
+    pub fn quarantined(&mut self, no: InputNo, _now_us: u64) {
+        self.announced.insert(no);
+    }
+
+    /// An input that the log of the new primary does not have is answered with an
+    /// error from now on, unexecuted; so is a query.
+    fn quarantine(&mut self, no: InputNo, last_input: InputNo, now_us: u64) {
+        let query = self.reference.class(no) == Some(Class::Query);
+        if (no <= last_input && !query) || !self.reference.quarantine(no) {
             return;
         }
         self.stats.quarantined += 1;
-        let asker = self.reference.bytes(no).and_then(|bytes| {
-            let (_, input) = Input::decode(&mut Reader::new(bytes)).ok()?;
-            matches!(input, Input::Request { .. }).then(|| input.conn())?
-        });
-        if let Some((conn, stream)) =
-            asker.and_then(|conn| self.streams.get_mut(&conn).map(|stream| (conn, stream)))
+        let Some(bytes) = self.reference.bytes(no) else { return };
+        let asker = match Input::decode(&mut Reader::new(bytes)) {
+            Ok((_, Input::Request { conn, .. })) => Some(conn),
+            _ => None,
+        };
+        if let Some(conn) = asker
+            && let Some(stream) = self.streams.get_mut(&conn)
         {
-            if !stream.waits_for(no) {
-                self.object(Violation {
-                    kind: ViolationKind::AnsweredThenQuarantined,
-                    input: Some(no),
-                    conn: Some(conn),
-                    at_us: now_us,
-                    expected: Vec::new(),
-                    found: Vec::new(),
-                });
-            } else {
-                stream.quarantine(no);
+            if query {
+                if let Some(refusal) = Reference::refusal(bytes) {
+                    stream.refuse(no, refusal);
+                }
+            } else if !stream.waits_for(no) {
+                let kind = ViolationKind::AnsweredThenQuarantined;
+                self.object_on(conn, kind, Some(no), Vec::new(), &[], now_us);
             }
         }
-        if no <= self.reference.reached() {
+        if no <= self.reference.reached() && !query {
             self.go_back(InputNo(no.0 - 1), now_us);
         }
     }
@@ -260,6 +265,9 @@ impl Judge {
             self.stop(ViolationKind::LostAcknowledged, self.shown, now_us);
             return;
         }
+        for no in std::mem::take(&mut self.announced) {
+            self.quarantine(no, last_input, now_us);
+        }
         while self.reference.reached() < last_input {
             if !self.step() {
                 // It has an input that nobody gave, or one that kills.
@@ -282,7 +290,11 @@ impl Judge {
                 // One that is not kept was answered long ago, and only waits for
                 // its client to read.
                 if let Some(question) = question {
-                    open.push((*conn, no, question.to_vec()));
+                    let question = question.to_vec();
+                    match stream.refusal(no) {
+                        Some(refusal) => stream.may_answer(no, state, refusal),
+                        None => open.push((*conn, no, question)),
+                    }
                 }
             }
         }
@@ -329,7 +341,7 @@ impl Judge {
             Output::Reply { conn, frame, .. } => {
                 let Some(stream) = self.streams.get_mut(&conn) else { return };
                 if query {
-                    stream.may_answer(input, input, frame);
+                    stream.answer_is(input, frame);
                 } else {
                     stream.push(Item { input, is_reply: true, frame });
                 }

@@ -6,6 +6,8 @@
 //! still, or a host come back without the last inputs, the reference goes back
 //! to a checkpoint: a copy of the store costs next to nothing.
 //!
+//! It is the production's own store, so it is spared deliberate bugs.
+//!
 //! Deliberate bugs spare it: it would do wrong as the replicas do, and see nothing.
 
 use std::collections::VecDeque;
@@ -122,11 +124,23 @@ impl Reference {
         self.at(no).map(|kept| kept.class)
     }
 
-    /// Notes that an input is answered with an error; whether it was not known.
+    /// Notes that an input is answered with an error; whether that is news.
     pub(super) fn quarantine(&mut self, no: InputNo) -> bool {
         let Some(place) = no.0.checked_sub(self.first.0) else { return false };
         let kept = usize::try_from(place).ok().and_then(|place| self.inputs.get_mut(place));
         kept.is_some_and(|kept| !std::mem::replace(&mut kept.quarantined, true))
+    }
+
+    /// What a quarantined request is answered with.
+    pub(super) fn refusal(bytes: &[u8]) -> Option<Box<[u8]>> {
+        let (no, input) = Input::decode(&mut Reader::new(bytes)).ok()?;
+        let mut outputs = Vec::new();
+        let mut nobody = Numbered::<Xenstore>::default();
+        teeth::spared(|| nobody.apply(no, &input, true, &mut outputs)).ok()?;
+        outputs.into_iter().find_map(|output| match output {
+            Output::Reply { frame, .. } => Some(frame),
+            Output::Event { .. } | Output::Effect { .. } => None,
+        })
     }
 
     /// Applies the next input and appends its outputs. `None` when there is
@@ -136,7 +150,7 @@ impl Reference {
         let place = usize::try_from(no.0 - self.first.0).ok()?;
         let kept = self.inputs.get(place)?;
         let (_, input) = Input::decode(&mut Reader::new(&kept.bytes)).ok()?;
-        let query = kept.class == Class::Query && !kept.quarantined;
+        let query = kept.class == Class::Query;
         if query {
             teeth::spared(|| self.machine.query(no, &input, outputs)).ok()?;
             self.reached = no;
@@ -183,7 +197,7 @@ impl Reference {
         let mut outputs = Vec::new();
         for at in from.0 + 1..=no.0 {
             let kept = self.at(InputNo(at))?;
-            if kept.class != Class::Query || kept.quarantined {
+            if kept.class != Class::Query {
                 let (_, input) = Input::decode(&mut Reader::new(&kept.bytes)).ok()?;
                 let quarantined = kept.quarantined;
                 let applied =

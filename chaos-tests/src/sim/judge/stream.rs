@@ -35,10 +35,14 @@ struct Answer {
 struct Pending {
     no: InputNo,
     query: bool,
+    /// All inputs up to a query were applied.
+    reached: bool,
     /// A query's lawful answers, as far as they are known.
     answers: Vec<Answer>,
     /// A query that may be answered once more by a later primary, encoded.
     question: Option<Box<[u8]>>,
+    /// What a quarantined query is answered with.
+    refusal: Option<Box<[u8]>>,
 }
 
 /// What a delivered frame was.
@@ -124,7 +128,14 @@ impl Stream {
 
     /// A request was admitted.
     pub(super) fn ask(&mut self, no: InputNo, query: bool) {
-        self.pending.push_back(Pending { no, query, answers: Vec::new(), question: None });
+        self.pending.push_back(Pending {
+            no,
+            query,
+            reached: false,
+            answers: Vec::new(),
+            question: None,
+            refusal: None,
+        });
     }
 
     /// Whether this request waits for its answer.
@@ -151,10 +162,21 @@ impl Stream {
         self.items.push_back(item);
     }
 
+    /// The turn of a query has come: from there, it is answered so.
+    pub(super) fn answer_is(&mut self, no: InputNo, frame: Box<[u8]>) {
+        self.may_answer(no, no, frame);
+        if let Some(at) = self.find(no) {
+            self.pending[at].reached = true;
+        }
+    }
+
     /// A query may be answered so, from the state after `state`.
     pub(super) fn may_answer(&mut self, no: InputNo, state: InputNo, frame: Box<[u8]>) {
         if let Some(at) = self.find(no)
-            && self.pending[at].answers.iter().all(|answer| answer.state != state)
+            && !self.pending[at]
+                .answers
+                .iter()
+                .any(|answer| answer.state == state && answer.frame == frame)
         {
             self.pending[at].answers.push(Answer { state, frame });
         }
@@ -180,12 +202,17 @@ impl Stream {
         pending.question.as_deref()
     }
 
-    /// A query was quarantined: what it is answered with goes through the log.
-    pub(super) fn quarantine(&mut self, no: InputNo) {
+    /// A query was quarantined: from now on primaries answer it with `refusal`.
+    pub(super) fn refuse(&mut self, no: InputNo, refusal: Box<[u8]>) {
+        self.may_answer(no, no, refusal.clone());
         if let Some(at) = self.find(no) {
-            self.pending[at].query = false;
-            self.pending[at].answers.clear();
+            self.pending[at].refusal = Some(refusal);
         }
+    }
+
+    /// What later primaries answer a quarantined query with.
+    pub(super) fn refusal(&self, no: InputNo) -> Option<Box<[u8]>> {
+        self.pending[self.find(no)?].refusal.clone()
     }
 
     /// Inputs behind `no` will be applied again.
@@ -194,7 +221,11 @@ impl Stream {
             self.items.pop_back();
         }
         for pending in &mut self.pending {
-            pending.answers.retain(|answer| answer.state <= no);
+            pending.reached &= pending.no <= no;
+            let refusal = &pending.refusal;
+            pending
+                .answers
+                .retain(|answer| answer.state <= no || Some(&answer.frame) == refusal.as_ref());
         }
         if self.last.0 > no {
             self.skip = Some(self.last);
@@ -266,6 +297,9 @@ impl Stream {
         };
         let no = first.no;
         if first.query {
+            if !first.reached && !exhausted {
+                return Taken::TooEarly;
+            }
             let next = self.items.front().map(|item| item.input);
             let lawful = |answer: &&Answer| {
                 *answer.frame == *frame
@@ -276,9 +310,6 @@ impl Stream {
                 self.pending.pop_front();
                 self.remember(frame);
                 return Taken::Answer { no, state };
-            }
-            if first.answers.is_empty() && !exhausted {
-                return Taken::TooEarly;
             }
         } else {
             let is_due = self.items.front().is_some_and(|item| item.is_reply && item.input == no);

@@ -13,6 +13,9 @@ use super::{Closer, Judge, Sampler};
 use crate::rng::Rng;
 use crate::sim::client::{Action, SimClient};
 
+/// Does something wrong to outputs that are to be delivered; whether it could.
+pub(crate) type Sabotage = fn(&mut Vec<Output>, &mut Rng) -> bool;
+
 /// Requests under way from one connection.
 const OUTSTANDING: usize = 32;
 
@@ -79,8 +82,8 @@ pub(crate) struct Toy {
     /// Percent of steps in which the primary dies.
     pub(crate) crash_per_mille: usize,
     pub(crate) quarantines: bool,
-    /// Sabotage: what the host does to an output before it delivers it.
-    pub(crate) sabotage: Option<fn(&mut Vec<Output>, &mut Rng)>,
+    /// A slip of the host, and from when on; gone once it was made.
+    pub(crate) sabotage: Option<(Sabotage, u64)>,
 }
 
 impl Toy {
@@ -177,7 +180,7 @@ impl Toy {
         if self.rng.below(1000) < self.crash_per_mille {
             self.fail_over();
         }
-        for _ in 0..self.rng.below(8) {
+        for _ in 0..self.rng.below(4) {
             self.work();
         }
         if self.rng.percent(40) {
@@ -301,14 +304,17 @@ impl Toy {
         let quarantined = self.primary.quarantine.contains(&no);
         let mut outputs = Vec::new();
         let last_command = self.primary.last_command;
-        let query = class == Class::Query && !quarantined;
+        let query = class == Class::Query;
         let mut machine = std::mem::take(&mut self.primary.machine);
-        if query {
+        if query && quarantined {
+            let mut other = Numbered::<Xenstore>::default();
+            other.apply(no, &input, true, &mut outputs).expect("sound");
+        } else if query {
             machine.query(no, &input, &mut outputs).expect("sound");
         } else {
             machine.apply(no, &input, quarantined, &mut outputs).expect("sound");
         }
-        let class = if quarantined { Class::Command } else { class };
+        let class = if quarantined && !query { Class::Command } else { class };
         self.primary.machine = machine;
         self.primary.next = no.next();
         if class == Class::Command && no > self.released {
@@ -359,7 +365,7 @@ impl Toy {
             let quarantined = self.quarantine.contains(&no);
             let Some(bytes) = self.bytes(no) else { break };
             let input = decode(&bytes);
-            if Xenstore::classify(&input) != Class::Query || quarantined {
+            if Xenstore::classify(&input) != Class::Query {
                 standby.apply(no, &input, quarantined, &mut outputs).expect("sound");
             }
             self.standby_next = no.next();
@@ -388,17 +394,24 @@ impl Toy {
         self.released = self.standby.last_input();
         self.standby_next = self.released.next();
         let next = self.standby_next;
-        let may = self.quarantines && self.is_request(next) && !self.answered.contains(&next);
-        if may && self.rng.percent(30) {
-            self.quarantine.insert(next);
-            self.judge.quarantined(next, self.now_us);
-        }
-        self.judge.promoted(self.released, self.now_us);
-        self.judge.replica_state(self.released, self.standby.digest(), self.now_us);
         // From the oldest input without an answer.
         let oldest = (1..=self.inputs.len() as u64)
             .map(InputNo)
             .find(|no| !self.answered.contains(no) && self.is_request(*no));
+        if self.quarantines && self.rng.percent(30) {
+            let suspect = if self.rng.percent(50) { Some(next) } else { oldest };
+            let suspect = suspect.filter(|no| {
+                let query = self.bytes(*no).map(|bytes| Xenstore::classify(&decode(&bytes)));
+                let logged = *no <= self.released && query != Some(Class::Query);
+                self.is_request(*no) && !self.answered.contains(no) && !logged
+            });
+            self.quarantine.extend(suspect);
+        }
+        for no in &self.quarantine {
+            self.judge.quarantined(*no, self.now_us);
+        }
+        self.judge.promoted(self.released, self.now_us);
+        self.judge.replica_state(self.released, self.standby.digest(), self.now_us);
         self.primary = Primary {
             machine: self.standby.clone(),
             held: VecDeque::new(),
@@ -425,8 +438,12 @@ impl Toy {
                 outputs.push(output);
             }
         }
-        if let Some(sabotage) = self.sabotage {
-            sabotage(&mut outputs, &mut self.rng);
+        if let Some((sabotage, from_us)) = self.sabotage
+            && self.now_us >= from_us
+            && !outputs.is_empty()
+            && sabotage(&mut outputs, &mut self.rng)
+        {
+            self.sabotage = None;
         }
         for output in outputs {
             self.deliver(output);
@@ -498,7 +515,7 @@ fn decode(bytes: &[u8]) -> Input<'_> {
     Input::decode(&mut state_machine::Reader::new(bytes)).expect("was encoded").1
 }
 
-fn conn_of(output: &Output) -> Option<ConnId> {
+pub(super) fn conn_of(output: &Output) -> Option<ConnId> {
     match output {
         Output::Reply { conn, .. } | Output::Event { conn, .. } => Some(*conn),
         Output::Effect { .. } => None,

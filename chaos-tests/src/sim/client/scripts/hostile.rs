@@ -3,7 +3,7 @@
 
 use xenstore::wire::{Errno, Header, MAX_PAYLOAD, MAX_SKIPPED_PAYLOAD, MessageType};
 
-use super::{path, think};
+use super::{path, strings, think};
 use crate::differential::{Act, CONNECTIONS, Generator};
 use crate::rng::Rng;
 use crate::sim::client::RegisterEvent;
@@ -25,7 +25,7 @@ enum Plan {
     CutShort,
     /// Requests, and gone before they are answered.
     Vanish,
-    /// Many requests with long answers, none of which it reads.
+    /// Watches everything and asks much, and reads nothing of it.
     Deaf,
 }
 
@@ -103,11 +103,14 @@ impl Script for Hostile {
             Plan::Garbage => Self::garbage(line, rng),
             Plan::Absurd if self.turns > 3 => Self::absurd(line, rng),
             Plan::Deaf if self.turns == 2 => {
-                return Turn::StopReading { until_us: now_us + 20_000_000 };
+                line.ask(MessageType::Watch.to_u32(), 0, &strings(&["/", "all"]), 0);
             }
-            Plan::Deaf if self.turns < 40 => {
-                for _ in 0..50 {
-                    line.ask(MessageType::Directory.to_u32(), 0, &path("/sim/t"), 0);
+            Plan::Deaf if self.turns == 3 => {
+                return Turn::StopReading { until_us: now_us + 30_000_000 };
+            }
+            Plan::Deaf if self.turns < 20 => {
+                for _ in 0..20 {
+                    line.ask(MessageType::Directory.to_u32(), 0, &path("/"), 0);
                 }
             }
             _ => {}

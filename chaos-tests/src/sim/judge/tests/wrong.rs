@@ -2,7 +2,10 @@
 
 use xenstore::wire::MessageType::{Introduce, Read, Release, TransactionStart, Watch, Write};
 
+use super::super::toy::{Sabotage, Toy, conn_of};
 use super::*;
+use crate::rng::Rng;
+use crate::sim::client::Population;
 
 /// Two watched writes, delivered as `twist` has it.
 fn events(twist: impl FnOnce(&mut Vec<Output>)) -> Vec<ViolationKind> {
@@ -138,8 +141,6 @@ fn effects_are_exact() {
         bench.deliver(&outputs);
         bench.kinds()
     };
-    let is_effect = |output: &Output| matches!(output, Output::Effect { .. });
-    let _ = is_effect;
     assert_eq!(run(|_| {}), []);
     let lose = |outputs: &mut Vec<Output>| {
         let at = outputs.iter().rposition(|o| matches!(o, Output::Effect { .. })).unwrap();
@@ -193,6 +194,7 @@ fn an_answer_before_the_quarantine_is_found() {
     let outputs = bench.ask(1, TransactionStart, b"\0");
     bench.deliver(&outputs);
     bench.judge.quarantined(InputNo(4), 0);
+    bench.judge.promoted(InputNo(3), 0);
     assert_eq!(bench.kinds(), [ViolationKind::AnsweredThenQuarantined]);
 }
 
@@ -233,4 +235,55 @@ fn a_wrong_answer_is_found() {
     }
     bench.deliver(&outputs);
     assert_eq!(bench.kinds(), [ViolationKind::WrongReply]);
+}
+
+/// One slip of the host somewhere in a long run with failovers.
+#[test]
+fn slips_in_long_runs_are_found() {
+    let drop_one: Sabotage = |outputs: &mut Vec<Output>, rng: &mut Rng| {
+        outputs.remove(rng.below(outputs.len()));
+        true
+    };
+    let double_one: Sabotage = |outputs: &mut Vec<Output>, rng: &mut Rng| {
+        let at = rng.below(outputs.len());
+        outputs.insert(at, outputs[at].clone());
+        true
+    };
+    let change_one: Sabotage = |outputs: &mut Vec<Output>, rng: &mut Rng| {
+        let at = rng.below(outputs.len());
+        match &mut outputs[at] {
+            Output::Reply { frame, .. } | Output::Event { frame, .. } => {
+                let last = frame.len() - 1;
+                frame[last] ^= 1;
+            }
+            Output::Effect { bytes, .. } => bytes[0] ^= 1,
+        }
+        true
+    };
+    let swap: Sabotage = |outputs: &mut Vec<Output>, _: &mut Rng| {
+        let mut pairs = outputs.windows(2);
+        let at =
+            pairs.position(|pair| conn_of(&pair[0]) == conn_of(&pair[1]) && pair[0] != pair[1]);
+        at.is_some_and(|at| {
+            outputs.swap(at, at + 1);
+            true
+        })
+    };
+    for (name, sabotage) in
+        [("drop", drop_one), ("double", double_one), ("change", change_one), ("swap", swap)]
+    {
+        let (mut slips, mut found) = (0, 0);
+        for seed in 0..30 {
+            let population = Population { think_us: 1000, ..Population::draw(seed) };
+            let mut toy = Toy::new(seed, population.clients(&[]), population.keys);
+            toy.sabotage = Some((sabotage, 40_000));
+            let outcome = toy.run(100_000);
+            slips += u32::from(toy.sabotage.is_none());
+            found += u32::from(toy.sabotage.is_none() && outcome.is_err());
+            assert!(toy.sabotage.is_none() || outcome.is_ok(), "{outcome:?}");
+        }
+        // The client that it concerned may have gone before it could tell.
+        println!("{name}: {found} of {slips}");
+        assert!(slips > 20 && found * 10 >= slips * 8, "{name}: {found} of {slips}");
+    }
 }
