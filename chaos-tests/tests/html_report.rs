@@ -365,6 +365,8 @@ fn the_page_can_be_worked_with() {
     assert!((1..all).contains(&near), "{near} of {all}");
     assert_eq!(spans(&opened(&press("['+', '+', 'ArrowLeft', '-', '0']"))), all);
     assert!(opened(point).dom.contains("ended: FAILED\nclient 3 lost an acknowledged write</div>"));
+    let shares = "document.querySelector('[aria-label=\"Each phase\\'s share\"]').click();";
+    assert!(opened(shares).dom.contains(">100 %</text>"));
     assert!(opened(click).dom.contains("10 failovers, longest first"));
 }
 

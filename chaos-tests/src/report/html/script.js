@@ -452,7 +452,9 @@
     `failover to generation ${failover.generation} at ${moment(failover.at_us, 1e6)}: ${time(failover.total_us)}\n${failover.cause}` +
     (failover.from !== undefined && failover.to !== undefined ? `\nreplica ${failover.from} → ${failover.to}` : "") +
     `\n${PHASES.map(([name]) => `${name} ${time(failover[`${name}_us`])}`).join(" · ")}`;
-  let longestFirst = false;
+  // In shares each column is as tall as the others, so that one long failover
+  // does not hide the phases of the short ones.
+  let longestFirst = false, inShares = false;
   function drawFailovers() {
     $("failover-card").hidden = failovers.length === 0;
     if (!failovers.length) return;
@@ -466,22 +468,23 @@
       for (let at = 0; at < bars.length; at += each) worst.push(bars.slice(at, at + each).reduce((a, b) => (b.total_us > a.total_us ? b : a)));
       bars = worst;
     }
-    const tops = bars.map((failover) => Math.max(failover.total_us, 1));
-    const most = Math.max(...tops);
+    const sum = (failover) => PHASES.reduce((us, [name]) => us + failover[`${name}_us`], 0);
+    const tall = (failover, us) => (inShares ? (us * 100) / Math.max(sum(failover), 1) : us);
+    const most = inShares ? 100 : Math.max(...bars.map((failover) => Math.max(failover.total_us, sum(failover), 1)));
     const root = svg("svg", { viewBox: `0 0 ${w} ${H}`, height: H, role: "img", "aria-label": `Phases of ${bars.length} failovers` });
     const rough = most / 4;
     const power = 10 ** Math.floor(Math.log10(Math.max(rough, 1)));
     const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough) || rough;
     const ceiling = Math.ceil(most / step) * step;
     const y = (us) => BOTTOM - (us / ceiling) * (BOTTOM - TOP);
-    for (let us = 0; us <= ceiling; us += step) root.append(svg("line", { class: "grid", x1: LEFT, x2: w - RIGHT, y1: y(us), y2: y(us) }), svg("text", { x: LEFT - 8, y: y(us) + 4, "text-anchor": "end" }, time(us)));
+    for (let us = 0; us <= ceiling; us += step) root.append(svg("line", { class: "grid", x1: LEFT, x2: w - RIGHT, y1: y(us), y2: y(us) }), svg("text", { x: LEFT - 8, y: y(us) + 4, "text-anchor": "end" }, inShares ? `${us} %` : time(us)));
     const pitch = Math.min((w - LEFT - RIGHT) / bars.length, 44);
     const wide = Math.max(pitch - (pitch > 6 ? 2 : 0.5), 1);
     bars.forEach((failover, at) => {
       const group = svg("g", { class: "failover-bar", "data-generation": failover.generation });
       let below = 0;
       for (const [name] of PHASES) {
-        const us = failover[`${name}_us`];
+        const us = tall(failover, failover[`${name}_us`]);
         if (us > 0) group.append(hot(svg("rect", { x: (LEFT + at * pitch).toFixed(2), y: y(below + us).toFixed(2), width: wide.toFixed(2), height: Math.max(y(below) - y(below + us), 0.3).toFixed(2), fill: `var(--${name})` }), failoverTip(failover)));
         below += us;
       }
@@ -490,11 +493,12 @@
     const what = each > 1 ? `each column: the longest of ${each}, in the order of time` : longestFirst ? "longest first" : "in the order of time";
     root.append(svg("text", { x: LEFT, y: H - 6 }, `${whole(bars.length)} of ${whole(totals[0])} failovers, ${what}`));
     host.replaceChildren(root);
-    for (const [made, on] of [[inTime, !longestFirst], [byLength, longestFirst]]) made.setAttribute("aria-pressed", on);
+    for (const [made, on] of [[inTime, !longestFirst], [byLength, longestFirst], [shares, inShares]]) made.setAttribute("aria-pressed", on);
   }
   const inTime = button("In the order of time", "By time", () => { longestFirst = false; drawFailovers(); });
   const byLength = button("Longest first", "Longest first", () => { longestFirst = true; drawFailovers(); });
-  $("order").append(inTime, byLength);
+  const shares = button("Each phase's share", "Shares", () => { inShares = !inShares; drawFailovers(); });
+  $("order").append(inTime, byLength, shares);
   legend("failover-legend", PHASES.map(([name, text]) => [`var(--${name})`, text]));
   table("phases", "How long the phases took, over all failovers", [["Phase"], ...["median", "90 of 100", "99 of 100", "longest"].map((name) => [name, "number"])],
     [...PHASES.map(([name]) => name), "total"].map((name) => el("tr", {}, el("th", { scope: "row" }, name), ...data.phases[name].slice(1).map((us) => cell(time(us), "number")))));
