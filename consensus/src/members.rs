@@ -85,6 +85,13 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// Whom it is about.
+    pub(crate) fn peer(self) -> PeerId {
+        match self {
+            Self::Voter(id) | Self::Learner(id) | Self::Remove(id) => id,
+        }
+    }
+
     pub(crate) fn to_raft(self) -> ConfChangeV2 {
         let (id, kind) = match self {
             Self::Voter(id) => (id, ConfChangeType::AddNode),

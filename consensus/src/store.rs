@@ -3,10 +3,13 @@
 mod record;
 mod rocks;
 
+use std::collections::BTreeSet;
+
 use raft::eraftpb::{Entry, EntryType};
 
 pub use rocks::RocksStore;
 
+use crate::members::{Step, steps_of};
 use crate::{FenceEpoch, LogIndex, Members, PeerId, Term};
 
 /// What a peer promised to others; must be on disk before the promise leaves.
@@ -151,6 +154,23 @@ pub struct LogState {
     pub entries: Vec<StoredEntry>,
 }
 
+impl LogState {
+    /// Everybody who is, was or may become a member by what is stored here: also
+    /// by changes at the log's end that were perhaps never committed. Whoever comes
+    /// back from this state alone may yet commit them.
+    #[must_use]
+    pub fn known_peers(&self) -> BTreeSet<PeerId> {
+        let MembersRecord { members, fenced, .. } = &self.members;
+        let changes = self.entries.iter().filter(|entry| entry.kind == EntryKind::Change);
+        let named = changes.flat_map(|entry| steps_of(&entry.data)).map(Step::peer);
+        let at_snapshot = self.snapshot.iter().flat_map(|snapshot| {
+            snapshot.members.voters.iter().chain(&snapshot.members.learners).copied()
+        });
+        let stored = members.voters.iter().chain(&members.learners).chain(fenced).copied();
+        stored.chain(at_snapshot).chain(named).collect()
+    }
+}
+
 /// What goes wrong with a store. None of it can be repaired by trying again:
 /// the peer that meets it must end, and a new one takes its place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -207,5 +227,36 @@ impl LogStore for MemoryStore {
 
     fn is_durable(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_raft::Message;
+
+    use super::*;
+
+    #[test]
+    fn who_may_yet_become_a_member_is_known() {
+        let entry = |kind, data| StoredEntry { term: Term(1), kind, data };
+        let joins = Step::Voter(PeerId(3)).to_raft().encode_to_vec();
+        let leaves = Step::Remove(PeerId(4)).to_raft().encode_to_vec();
+        let state = LogState {
+            hard_state: HardState::default(),
+            members: MembersRecord {
+                members: Members { voters: vec![PeerId(1)], learners: vec![PeerId(2)] },
+                fenced: vec![PeerId(5)],
+                ..MembersRecord::default()
+            },
+            snapshot: None,
+            first_index: LogIndex(1),
+            entries: vec![
+                entry(EntryKind::Change, joins),
+                entry(EntryKind::Normal, vec![8, 9]),
+                entry(EntryKind::Change, leaves),
+            ],
+        };
+        let known: Vec<u64> = state.known_peers().into_iter().map(|peer| peer.0).collect();
+        assert_eq!(known, [1, 2, 3, 4, 5]);
     }
 }

@@ -102,8 +102,9 @@ fn recoverable(id: ReplicaId, state: &LogState) -> Option<Recoverable> {
             LogPosition { term: snapshot.term.0, index: snapshot.index.0 }
         }
     };
-    let all = members.members.voters.iter().chain(&members.members.learners);
-    let others = all.chain(&members.fenced).map(|peer| ReplicaId(peer.0)).filter(|o| *o != id);
+    // Also those that the log's end would bring in: they are as dead.
+    let others = state.known_peers().into_iter().map(|peer| ReplicaId(peer.0));
+    let others = others.filter(|other| *other != id);
     Some(Recoverable { id, certificate: members.epoch.0, others: others.collect(), log })
 }
 
