@@ -15,6 +15,7 @@
 //! It works as the run goes on, and forgets what is settled.
 
 mod reference;
+mod stats;
 mod stream;
 #[cfg(test)]
 pub(crate) mod toy;
@@ -29,6 +30,7 @@ use xenstore::Effect;
 use reference::Reference;
 use stream::{Item, Stream, Taken};
 
+pub use stats::{Closer, JudgeStats};
 pub(crate) use violation::show as show_frame;
 pub use violation::{Violation, ViolationKind};
 pub use window::{Sampler, WindowFault};
@@ -37,40 +39,6 @@ pub use window::{Sampler, WindowFault};
 const MAX_VIOLATIONS: usize = 16;
 /// Admitted inputs that may wait to be applied.
 const MAX_UNAPPLIED: u64 = 65_536;
-
-/// Who closed a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closer {
-    /// The client did, or vanished.
-    Client,
-    /// The host did.
-    Host {
-        /// Whether the client gave it reason to: nonsense, or events it did not
-        /// read.
-        provoked: bool,
-    },
-}
-
-/// What a judge has seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct JudgeStats {
-    /// Inputs that the host numbered.
-    pub inputs: u64,
-    /// Answers that were delivered and right.
-    pub replies: u64,
-    /// Of those, answers to queries.
-    pub answers: u64,
-    /// Of those, answers that a later primary gave anew, from a later state.
-    pub answers_anew: u64,
-    /// Watch events that were delivered and right.
-    pub events: u64,
-    /// Effects that were carried out and right.
-    pub effects: u64,
-    /// Comparisons of a replica's digest.
-    pub digests: u64,
-    /// Inputs that were quarantined.
-    pub quarantined: u64,
-}
 
 /// See the module.
 #[derive(Debug)]

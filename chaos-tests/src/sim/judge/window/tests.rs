@@ -5,14 +5,16 @@ use quickcheck::QuickCheck;
 use super::*;
 use crate::checker::{EXHAUSTIVE_MAX_OPS, check_exhaustively};
 
+/// What is under way: client, number, key, call, and what it has seen once it took
+/// effect.
+type Open = (u32, u64, usize, RegisterCall, Option<Option<u64>>);
+
 /// Clients on a register that is what it should be; or, with `stale`, reads that
 /// come from a copy which lags behind now and then.
 fn play(seed: u64, stale: bool, sampler: &mut Sampler) -> Result<(), WindowFault> {
     let mut rng = Rng::new(seed);
     let (mut now, mut before) = ([None; 2], [None; 2]);
-    // What is under way: client, key, call, and what it has seen once it took
-    // effect.
-    let mut open: Vec<(u32, u64, usize, RegisterCall, Option<Option<u64>>)> = Vec::new();
+    let mut open: Vec<Open> = Vec::new();
     for op in 1..400u64 {
         if open.len() < 5 && rng.percent(60) {
             let (client, key) = (rng.below(5) as u32, rng.below(2));
