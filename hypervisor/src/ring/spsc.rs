@@ -57,6 +57,8 @@ pub struct Producer {
     position: View,
     me: PartyId,
     consumer: Option<PartyId>,
+    /// Where the ring began for its consumer.
+    start: u64,
     head: u64,
     published: u64,
     /// What the consumer was last seen to have taken.
@@ -77,6 +79,7 @@ impl Producer {
             position,
             me,
             consumer: None,
+            start: 0,
             head: 0,
             published: 0,
             taken: 0,
@@ -100,7 +103,8 @@ impl Producer {
         self.header.store_release(CONSUMER, 0);
         self.head = self.published;
         self.taken = self.published;
-        self.header.store(START, self.published);
+        self.start = self.published;
+        self.header.store(START, self.start);
         self.header.store(HEAD, self.published);
         self.header.store_release(CONSUMER, consumer.0);
         self.consumer = Some(consumer);
@@ -147,7 +151,11 @@ impl Producer {
     pub fn publish(&mut self) -> bool {
         let news = self.published != self.head;
         if news {
+            // The whole line, though most of it has not changed: memory that was
+            // spoiled must not silence the ring for good.
+            self.header.store(START, self.start);
             self.header.store_release(HEAD, self.head);
+            self.header.store_release(CONSUMER, self.consumer.map_or(0, |consumer| consumer.0));
             self.published = self.head;
         }
         news
@@ -371,6 +379,8 @@ impl Consumer {
     fn show_position(&mut self) {
         if self.released != self.at {
             self.position.store_release(POSITION, self.at);
+            // Has not changed, but may have been spoiled (see `Producer::publish`).
+            self.position.store_release(PRODUCER, self.producer.0);
             self.released = self.at;
         }
     }

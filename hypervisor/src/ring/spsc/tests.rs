@@ -105,6 +105,27 @@ fn a_consumer_that_returns_goes_on_where_it_was() {
     assert_eq!(pop(&mut consumer), Some(b"b".to_vec()));
 }
 
+/// A line that somebody else's bug, or a flipped bit, has overwritten.
+fn spoil(line: &crate::memory::ViewMut) {
+    (0..LINE_BYTES).step_by(WORD_BYTES).for_each(|at| line.store(at, 0x5eed_5eed_5eed_5eed));
+}
+
+#[test]
+fn spoiled_lines_are_as_they_should_be_with_the_next_record() {
+    let memory = RingMemory::new(64);
+    let (mut producer, mut consumer) = memory.pair();
+    for round in 0..20 {
+        let record = bytes(round, 24);
+        spoil(&memory.header());
+        assert_eq!(pop(&mut consumer), None, "it is not said to be for us");
+        producer.push(&record).unwrap();
+        producer.publish();
+        spoil(&memory.position());
+        assert_eq!(pop(&mut consumer), Some(record));
+        consumer.release();
+    }
+}
+
 #[test]
 fn impossible_contents_end_the_ring_for_good() {
     type Damage = fn(&RingMemory);
