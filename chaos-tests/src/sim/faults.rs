@@ -139,7 +139,7 @@ impl World {
         let class = self.plan.draw_class(&mut self.faults.rng);
         // Each fault draws from a source of its own: to leave one out changes
         // nothing about the others.
-        let mut rng = Rng::new(self.plan.seed ^ (u64::from(number) << 32) ^ 0x6f6e_65);
+        let mut rng = Rng::new(self.plan.seed ^ (u64::from(number) << 32) ^ 0x006f_6e65);
         if self.plan.happens(number, class) {
             let at_us = self.now_us();
             match self.inject(class, &mut rng) {
@@ -365,7 +365,12 @@ impl World {
         }
         self.knocking.clear();
         self.accepted.clear();
+        // It comes back as it is configured.
+        self.faults.factor = self.plan.replicas;
         // Clients find their connections closed.
+        for person in &mut self.people {
+            person.resume_reading();
+        }
         self.people_listen();
         let delay = 1_000 + rng.next_u64() % 500_000;
         self.after(delay, What::HostBegins);
@@ -514,7 +519,8 @@ impl World {
             .filter(|serial| {
                 let id = self.bodies[serial].id;
                 let standing = host.decisions().members().find(|(m, ..)| *m == id);
-                standing.is_some_and(|(_, _, s)| matches!(s, Standing::Starting | Standing::Learner))
+                standing
+                    .is_some_and(|(_, _, s)| matches!(s, Standing::Starting | Standing::Learner))
             })
             .collect();
         let mut fit = others;
@@ -535,7 +541,8 @@ impl World {
     /// be led by a sound one.
     fn outvoted(&self, rng: &mut Rng) -> Option<u64> {
         self.may_take(1)?;
-        let primary = self.host.as_ref()?.decisions().primary().and_then(|id| self.serial_of(id))?;
+        let primary =
+            self.host.as_ref()?.decisions().primary().and_then(|id| self.serial_of(id))?;
         let healthy = self.healthy_voters();
         let fit: Vec<_> =
             healthy.iter().copied().filter(|s| healthy.len() > 2 || *s != primary).collect();

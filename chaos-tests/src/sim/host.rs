@@ -15,7 +15,7 @@ use state_machine::{ConnId, Input, Reader};
 use super::judge::Closer;
 use super::machine::{Disks, Seen, SimMachine};
 use super::plan::Plan;
-use super::world::{What, World};
+use super::world::{What, World, sampler};
 
 /// Tokens of the host's own descriptors; the simulator wakes it otherwise.
 const BEAT_MS: u64 = 20;
@@ -104,8 +104,7 @@ impl World {
             }
         };
         let deliveries = host.deliveries();
-        let values =
-            [told, host.inputs(), deliveries.delivered, host.decisions().generation().0];
+        let values = [told, host.inputs(), deliveries.delivered, host.decisions().generation().0];
         let asleep = host.prepare_sleep();
         if !asleep {
             host.wake_up();
@@ -161,9 +160,13 @@ impl World {
             if let Seen::Promoted { last_input, .. } = seen
                 && std::mem::take(&mut self.host_restarted)
             {
-                let may_lose = std::mem::take(&mut self.power_was_lost)
-                    && self.plan.disks == Disks::Unsynced;
+                let may_lose =
+                    std::mem::take(&mut self.power_was_lost) && self.plan.disks == Disks::Unsynced;
                 self.judge.restarted(*last_input, may_lose, now_us);
+                if may_lose {
+                    // What clients saw may be gone: they begin anew.
+                    self.sampler = sampler(&self.plan);
+                }
             }
         }
         for seen in &seen {
@@ -181,7 +184,7 @@ impl World {
                     self.stats.promotions += 1;
                     let quarantined: Vec<_> =
                         self.host.iter().flat_map(Coordinator::quarantined).collect();
-                    for no in quarantined.into_iter().filter(|no| *no > last_input) {
+                    for no in quarantined {
                         self.judge.quarantined(no, now_us);
                     }
                     self.judge.promoted(last_input, now_us);

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use rustix::event::{Timespec, epoll};
 use state_machine::{ConnId, DomId};
@@ -100,14 +101,18 @@ impl World {
         self.call_host(self.now_us() + delay);
     }
 
+    /// Where a domain's clients connect.
+    pub(super) fn socket_path(&self, domid: DomId) -> PathBuf {
+        match domid {
+            DomId(0) => self.directory.path().join("socket"),
+            DomId(other) => self.directory.path().join(format!("domains/{other}.socket")),
+        }
+    }
+
     fn connect(&mut self, index: usize) {
         let now_us = self.now_us();
         let domid = self.people[index].client.domid();
-        let path = match domid {
-            DomId(0) => self.directory.path().join("socket"),
-            DomId(other) => self.directory.path().join(format!("domains/{other}.socket")),
-        };
-        let stream = UnixStream::connect(path).and_then(|stream| {
+        let stream = UnixStream::connect(self.socket_path(domid)).and_then(|stream| {
             stream.set_nonblocking(true)?;
             Ok(stream)
         });

@@ -134,8 +134,7 @@ impl Plan {
         // Most runs know only some of the classes: those that are there meet more
         // often, and what is not there cannot hide what others break.
         let share = *rng.pick(&[25, 50, 100]);
-        let mut weights: Vec<_> =
-            EVENTS.iter().copied().filter(|_| rng.percent(share)).collect();
+        let mut weights: Vec<_> = EVENTS.iter().copied().filter(|_| rng.percent(share)).collect();
         if weights.is_empty() {
             weights.push((FaultClass::Crash, 1));
         }
@@ -205,9 +204,9 @@ impl Plan {
             Disks::Unsynced => "process",
             Disks::Synced => "power",
         };
-        let gap = self.fault_gap_us.map_or("no faults".to_owned(), |gap| {
-            format!("a fault each {} ms", gap / 1000)
-        });
+        let gap = self
+            .fault_gap_us
+            .map_or("no faults".to_owned(), |gap| format!("a fault each {} ms", gap / 1000));
         format!(
             "{} replicas, {ack}, {disks}, rebuild {}, {} clients, intake {} KiB, {gap}, {} classes, \
              doorbells {}/{}/{}",

@@ -6,6 +6,7 @@ use hypervisor::decision::{Phase, Standing};
 use hypervisor::fabric::Role;
 
 use super::machine::Activity;
+use super::people::Person;
 use super::plan::{Overrides, Plan};
 use super::trace::TraceMode;
 use super::verdict::RunVerdict;
@@ -80,18 +81,22 @@ impl World {
         let Some(host) = &self.host else { return false };
         let decisions = host.decisions();
         let voters = decisions.members().filter(|(_, _, s)| *s == Standing::Voter).count();
-        let redundant = if self.plan.rebuild {
-            voters == usize::from(self.faults.factor)
-        } else {
-            voters > 0
-        };
+        let redundant =
+            if self.plan.rebuild { voters == usize::from(self.faults.factor) } else { voters > 0 };
         redundant
             && decisions.primary().is_some()
             && decisions.members().all(|(_, _, standing)| standing == Standing::Voter)
             && host.pending() == 0
-            && self.people.iter().all(|person| person.client.is_done())
+            && self.people.iter().all(|person| self.is_served(person))
             && self.bodies.len() == voters
             && self.same_states()
+    }
+
+    /// Whether a client has heard all it was to hear. A domain that was released
+    /// has nobody to ask.
+    fn is_served(&self, person: &Person) -> bool {
+        let is_out = || !person.is_connected() && !self.socket_path(person.client.domid()).exists();
+        person.client.is_done() || is_out()
     }
 
     /// Whether all replicas have applied the same inputs.
@@ -109,6 +114,7 @@ impl World {
             return;
         }
         if !self.is_whole() {
+            self.describe_replicas();
             let why = self.what_is_missing();
             return self.flaw("liveness", why);
         }
@@ -129,17 +135,30 @@ impl World {
         self.take_objections();
     }
 
+    /// All that the replicas know, for whoever reads the trace.
+    fn describe_replicas(&mut self) {
+        if !self.trace.is_text() {
+            return;
+        }
+        for body in self.bodies.values() {
+            let mut text = String::new();
+            if let Some(runtime) = &body.runtime
+                && runtime.replica().describe(&mut text).is_ok()
+            {
+                self.trace.say(self.clock.now_us(), &text);
+            }
+        }
+    }
+
     fn what_is_missing(&self) -> String {
         let Some(host) = &self.host else { return "the host is down".to_owned() };
         let decisions = host.decisions();
-        let members: Vec<_> = decisions
-            .members()
-            .map(|(id, _, standing)| format!("{id} {standing:?}"))
-            .collect();
+        let members: Vec<_> =
+            decisions.members().map(|(id, _, standing)| format!("{id} {standing:?}")).collect();
         let waiting: Vec<_> = self
             .people
             .iter()
-            .filter(|person| !person.client.is_done())
+            .filter(|person| !self.is_served(person))
             .map(|person| format!("{:?}", person.client))
             .collect();
         format!(
@@ -226,7 +245,8 @@ impl World {
         if let Some(wrong) = wrong {
             self.flaw("commit-monotonic", wrong);
         }
-        if self.now_us() / LOOK_PERIOD_US % 20 == 0 {
+        // Logs are long, and differ for good once they differ.
+        if (self.now_us() / LOOK_PERIOD_US).is_multiple_of(100) {
             self.look_at_logs();
         }
     }

@@ -4,8 +4,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use coordinator::Token;
-use rustix::event::epoll::EventFlags;
 use replica::error::Fatal;
+use rustix::event::epoll::EventFlags;
 
 use super::disk::SimDisk;
 use super::host::{micros, panic_text};

@@ -23,8 +23,8 @@ use tempfile::TempDir;
 use super::body::Body;
 use super::faults::Faults;
 use super::judge::{Judge, Sampler};
-use super::mix::Mix;
 use super::machine::{Clock, Disks, Hall, SimMachine};
+use super::mix::Mix;
 use super::people::Person;
 use super::plan::Plan;
 use super::trace::{Entry, Trace, TraceMode};
@@ -106,6 +106,11 @@ pub(super) struct World {
 /// A flaw beyond this number says nothing new.
 const MAX_FLAWS: usize = 8;
 
+/// The black-box checker of short windows.
+pub(super) fn sampler(plan: &Plan) -> Sampler {
+    Sampler::new(plan.seed, plan.population.keys, 40, 200)
+}
+
 impl World {
     pub(super) fn new(plan: Plan, mode: TraceMode) -> std::io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("rvmm-sim-").tempdir()?;
@@ -113,7 +118,7 @@ impl World {
         let people = plan.population.clients(&Mix::committed());
         let flags = epoll::CreateFlags::CLOEXEC;
         let mut world = Self {
-            sampler: Sampler::new(plan.seed, plan.population.keys, 40, 200),
+            sampler: sampler(&plan),
             faults: Faults::new(&plan),
             clock: Clock::default(),
             rng,
