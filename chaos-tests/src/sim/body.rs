@@ -48,6 +48,8 @@ pub(super) struct Body {
     pub(super) process: Rc<Process>,
     pub(super) alive: Alive,
     pub(super) runtime: Option<Runtime<Xenstore>>,
+    /// When the host gets its hand on the process.
+    pub(super) launched_us: u64,
     /// It has told the others that it sleeps.
     pub(super) asleep: bool,
     /// When it acts next; [`u64::MAX`] when nothing is planned.
@@ -69,6 +71,7 @@ impl Body {
             process: Rc::new(Process::new(clock)),
             alive: Alive::default(),
             runtime: None,
+            launched_us: u64::MAX,
             asleep: false,
             next_us: u64::MAX,
             dying: false,

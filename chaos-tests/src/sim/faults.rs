@@ -13,6 +13,7 @@ use state_machine::Input;
 use super::disk::DiskFault;
 use super::machine::{Activity, Disks};
 use super::plan::Plan;
+use super::verdict::DueFault;
 use super::world::{What, World};
 use crate::report::record::{Component, FaultClass, Outcome};
 use crate::rng::Rng;
@@ -63,6 +64,8 @@ pub(super) struct Faults {
     rng: Rng,
     planned: u32,
     open: Vec<Open>,
+    /// Those of the plan whose time has come.
+    pub(super) due: Vec<DueFault>,
     /// How faults ended.
     pub(super) ended: BTreeMap<(FaultClass, Component, Outcome), u64>,
     /// The state may be lost by what was injected.
@@ -83,6 +86,7 @@ impl Faults {
             rng: Rng::new(plan.seed ^ 0x6661_756c_7473),
             planned: 0,
             open: Vec::new(),
+            due: Vec::new(),
             ended: BTreeMap::new(),
             may_lose: false,
             locked: false,
@@ -142,7 +146,9 @@ impl World {
         let mut rng = Rng::new(self.plan.seed ^ (u64::from(number) << 32) ^ 0x006f_6e65);
         if self.plan.happens(number, class) {
             let at_us = self.now_us();
-            match self.inject(class, &mut rng) {
+            let hit = self.inject(class, &mut rng);
+            self.faults.due.push(DueFault { number, at_us, class, hit });
+            match hit {
                 Some(component) => {
                     self.note("fault", number.into(), class.name(), [0; 4]);
                     self.trace.say(at_us, &format_args!("fault {number}: {class} on {component}"));

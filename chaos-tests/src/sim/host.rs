@@ -196,6 +196,9 @@ impl World {
         }
         if let Some(host) = &self.host
             && host.service() == Service::Serving
+            // What was released need not be in the log: a host that comes back from
+            // disk may know less, lawfully.
+            && self.plan.disks == Disks::None
         {
             let released = state_machine::InputNo(host.fabric().page().freed_input());
             if released > self.last_released {
@@ -249,10 +252,12 @@ impl World {
             return;
         }
         let events = self.events.after(self.events_seen, 64);
+        let directory = self.directory.path().display().to_string();
         let now_us = self.now_us();
         for event in events {
             self.events_seen = event.seq;
-            self.trace.say(now_us, &format_args!("host: {}", event.text));
+            let text = event.text.replace(&directory, "RUN");
+            self.trace.say(now_us, &format_args!("host: {text}"));
         }
     }
 
@@ -270,6 +275,10 @@ impl World {
             self.note("replica", id.0, "ordered", [serial, 0, 0, 0]);
             let launched = self.delay(200, 2_500);
             let boots = launched + self.delay(0, 3_000);
+            let launched_us = self.now_us() + launched;
+            if let Some(body) = self.bodies.get_mut(&serial) {
+                body.launched_us = launched_us;
+            }
             self.after(launched, What::Launched(serial));
             self.after(boots, What::Boots(serial));
         }

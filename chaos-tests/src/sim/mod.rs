@@ -31,7 +31,7 @@ pub use machine::Disks;
 pub use plan::{Doorbells, Overrides, Plan, SPAN_US};
 pub use run::run;
 pub use trace::TraceMode;
-pub use verdict::{Flaw, RunVerdict, Stats};
+pub use verdict::{DueFault, Flaw, RunVerdict, Stats};
 
 use run::LOOK_PERIOD_US;
 

@@ -172,7 +172,9 @@ impl World {
         if epoll::wait(&self.people_epoll, space, Some(&none)).is_err() {
             return;
         }
-        let indexes: Vec<_> = ready.iter().map(|event| event.data.u64() as usize).collect();
+        let mut indexes: Vec<_> = ready.iter().map(|event| event.data.u64() as usize).collect();
+        // A host that ends closes its sockets in no order that could be repeated.
+        indexes.sort_unstable();
         for index in indexes {
             self.person_reads(index);
         }

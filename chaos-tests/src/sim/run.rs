@@ -308,6 +308,7 @@ impl World {
             plan,
             flaws: std::mem::take(&mut self.flaws),
             stats,
+            due: std::mem::take(&mut self.faults.due),
             trace_digest: self.trace.digest(),
             trace_lines: self.trace.lines(),
             trace: self.trace.into_text(),

@@ -149,10 +149,12 @@ impl World {
         body.asleep = false;
         body.next_us = u64::MAX;
         body.process.set_activity(Activity::Ended);
-        let id = body.id;
+        let (id, launched_us) = (body.id, body.launched_us);
         self.note("replica", id.0, "is dead", [serial, 0, 0, 0]);
         let noticed = self.delay(5, 800);
-        let gone = noticed + self.delay(0, 60_000);
+        // Whoever starts a process hears of its start before its end.
+        let told = launched_us.saturating_sub(self.now_us()) + 1;
+        let gone = (noticed + self.delay(0, 60_000)).max(told);
         self.after(noticed, What::Noticed(serial));
         self.after(gone, What::Gone(serial));
         self.answer_doorbells();

@@ -55,6 +55,69 @@ pub struct Stats {
     pub faults: BTreeMap<(FaultClass, Component, FaultOutcome), u64>,
 }
 
+impl Stats {
+    /// Adds what happened in another run.
+    pub fn add(&mut self, other: &Self) {
+        self.simulated_us += other.simulated_us;
+        self.host_turns += other.host_turns;
+        self.replica_steps += other.replica_steps;
+        self.services += other.services;
+        self.promotions += other.promotions;
+        self.stops += other.stops;
+        self.requests += other.requests;
+        self.answers += other.answers;
+        self.events += other.events;
+        self.answers_anew += other.answers_anew;
+        self.digests += other.digests;
+        self.windows += other.windows;
+        self.healed_in_us = self.healed_in_us.max(other.healed_in_us);
+        for (key, count) in &other.faults {
+            *self.faults.entry(*key).or_default() += count;
+        }
+    }
+
+    /// Faults that were injected, by class.
+    #[must_use]
+    pub fn faults_by_class(&self) -> BTreeMap<FaultClass, u64> {
+        let mut classes = BTreeMap::new();
+        for ((class, _, outcome), count) in &self.faults {
+            if outcome.is_trial() {
+                *classes.entry(*class).or_default() += count;
+            }
+        }
+        classes
+    }
+
+    /// Faults that were injected.
+    #[must_use]
+    pub fn faults_total(&self) -> u64 {
+        self.faults_by_class().values().sum()
+    }
+}
+
+/// A fault of the plan whose time came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DueFault {
+    /// Its number in the plan, from 1.
+    pub number: u32,
+    /// When, simulated microseconds.
+    pub at_us: u64,
+    /// What was to be done.
+    pub class: FaultClass,
+    /// What it hit; `None` if there was no fit target.
+    pub hit: Option<Component>,
+}
+
+impl fmt::Display for DueFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, at_us, class, hit } = self;
+        match hit {
+            Some(component) => write!(f, "fault {number} at {at_us} us: {class} on {component}"),
+            None => write!(f, "fault {number} at {at_us} us: {class}, no fit target"),
+        }
+    }
+}
+
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunVerdict {
@@ -66,6 +129,8 @@ pub struct RunVerdict {
     pub flaws: Vec<Flaw>,
     /// Numbers.
     pub stats: Stats,
+    /// The faults of the plan that were let happen, in their order.
+    pub due: Vec<DueFault>,
     /// Digest of all steps: equal for equal seeds.
     pub trace_digest: u64,
     /// Steps in it.
@@ -84,6 +149,6 @@ impl RunVerdict {
     /// Faults that were injected.
     #[must_use]
     pub fn faults(&self) -> u64 {
-        self.stats.faults.values().sum()
+        self.stats.faults_total()
     }
 }
