@@ -12,6 +12,8 @@ use crate::harness::{ComponentStatus, HostStatus};
 
 /// Whatever is ordered is answered within this; the longest is a scaling.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A promotion that another failover overtook is answered late; nobody waits.
+const PROMOTE_PATIENCE: Duration = Duration::from_secs(2);
 /// How it is, a daemon tells at once or not at all.
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 /// An answer beyond this is none.
@@ -94,8 +96,8 @@ impl Daemon {
         }
     }
 
-    fn order(&self, message: &Value) -> Result<String, DaemonError> {
-        match self.ask(message, PATIENCE)? {
+    fn order(&self, message: &Value, patience: Duration) -> Result<String, DaemonError> {
+        match self.ask(message, patience)? {
             Answer::Done { text } => Ok(text),
             _ => Err(DaemonError::Strange("a status".into())),
         }
@@ -133,14 +135,17 @@ impl Daemon {
         hold: Option<Duration>,
         slow_percent: Option<u64>,
     ) -> Result<String, DaemonError> {
-        self.order(&json!({
-            "do": "fault",
-            "kind": kind,
-            "component": "xenstore",
-            "replica": target,
-            "duration_ms": hold.map(|hold| u64::try_from(hold.as_millis()).unwrap_or(u64::MAX)),
-            "slow_percent": slow_percent,
-        }))
+        self.order(
+            &json!({
+                "do": "fault",
+                "kind": kind,
+                "component": "xenstore",
+                "replica": target,
+                "duration_ms": hold.map(|hold| u64::try_from(hold.as_millis()).unwrap_or(u64::MAX)),
+                "slow_percent": slow_percent,
+            }),
+            PATIENCE,
+        )
     }
 
     /// Makes a replica the primary.
@@ -148,7 +153,7 @@ impl Daemon {
     /// # Errors
     /// Any [`DaemonError`].
     pub fn promote(&self, id: u64) -> Result<String, DaemonError> {
-        self.order(&json!({ "do": "promote", "component": "xenstore", "id": id }))
+        self.order(&json!({ "do": "promote", "component": "xenstore", "id": id }), PROMOTE_PATIENCE)
     }
 
     /// Changes the number of replicas.
@@ -156,6 +161,9 @@ impl Daemon {
     /// # Errors
     /// Any [`DaemonError`].
     pub fn scale(&self, replicas: u64) -> Result<String, DaemonError> {
-        self.order(&json!({ "do": "scale", "component": "xenstore", "replicas": replicas }))
+        self.order(
+            &json!({ "do": "scale", "component": "xenstore", "replicas": replicas }),
+            PATIENCE,
+        )
     }
 }

@@ -6,10 +6,12 @@
 //! told to stop. It touches no process but the replicas of the host that it was
 //! given, that host's limits, and threads of its own.
 
+mod attack;
 mod book;
 mod choose;
 mod daemon;
 mod fault;
+mod judge;
 mod profile;
 mod run;
 mod stop;

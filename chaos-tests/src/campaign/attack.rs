@@ -1,0 +1,236 @@
+//! One fault after another: injected, borne and judged.
+
+use std::time::{Duration, Instant};
+
+use super::choose::Chooser;
+use super::fault::{FaultError, Planned, Scene, Told};
+use super::run::{Campaign, LOOK_EVERY};
+use super::watch::Window;
+use crate::harness::ComponentStatus;
+use crate::report::record::{
+    Component, FaultClass, FaultHealed, FaultId, FaultInjected, FaultJudged, Outcome, Record,
+};
+
+/// Nobody has served for so long: an interruption, and no mere failover.
+const INTERRUPTION: Duration = Duration::from_secs(1);
+/// Damage in a replica's memory that has not been noticed by then harms nobody
+/// for now.
+const NOTICE: Duration = Duration::from_millis(1500);
+/// The group must be seen whole for so long before a fault counts as over.
+const SETTLED: Duration = Duration::from_millis(60);
+
+/// What one injection came to.
+#[derive(Default)]
+struct Injection {
+    component: Option<Component>,
+    damaged: Option<u64>,
+    answered_eio: bool,
+}
+
+fn rank(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Masked | Outcome::Skipped => 0,
+        Outcome::Rebuilt => 1,
+        Outcome::Failover => 2,
+        Outcome::AnsweredEio => 3,
+        Outcome::Recovered => 4,
+        Outcome::StateLost => 5,
+        Outcome::Failed => 6,
+    }
+}
+
+impl Campaign<'_> {
+    /// Waits until enough replicas are there for another fault.
+    pub(super) fn settle(&self) -> Option<ComponentStatus> {
+        let standbys = self.file().schedule.standbys.as_ref().map(|least| least.get_ref().0);
+        let ready = |status: &ComponentStatus| match standbys {
+            Some(least) => status.primary().is_some() && status.standbys().count() as u64 >= least,
+            None => status.is_complete(),
+        };
+        let within = self.file().steady.within.0;
+        let mut since = None;
+        self.options.stop.wait_for(within, LOOK_EVERY, || {
+            let status = self.subject.daemon.xenstore().ok().filter(ready);
+            // A fault that was not noticed yet leaves the group whole for a moment.
+            let status = status.inspect(|_| {
+                since.get_or_insert_with(Instant::now);
+            });
+            if status.is_none() {
+                since = None;
+            }
+            status.filter(|_| since.is_some_and(|since: Instant| since.elapsed() >= SETTLED))
+        })
+    }
+
+    /// Gives damage that lies still a while to be found: what is found later would
+    /// be counted for another fault.
+    fn await_notice(&self, fault: &Planned, before: &ComponentStatus) {
+        if fault.lies_still() {
+            self.options.stop.wait_for(NOTICE, LOOK_EVERY, || {
+                let now = self.subject.daemon.xenstore().ok()?;
+                let ids = |status: &ComponentStatus| -> Vec<u64> {
+                    status.replicas.iter().map(|replica| replica.id).collect()
+                };
+                (ids(&now) != ids(before)).then_some(())
+            });
+        }
+    }
+
+    /// Injects a fault and says how it ended; whether to go on.
+    pub(super) fn inject(
+        &mut self,
+        fault: &Planned,
+        before: &ComponentStatus,
+        chooser: &mut Chooser,
+    ) -> bool {
+        let errors_before = self.watch.window().errors;
+        let id = FaultId(fault.number);
+        let name = format!("{} {}", fault.class.class, fault.way);
+        self.watch.doing(name.trim());
+        let mut injection = Injection::default();
+        let result = {
+            let (book, watch) = (&self.book, &self.watch);
+            let mut tell = |told| match told {
+                Told::Injected { component, target, parameters } => {
+                    injection.component = Some(component);
+                    watch.fault(id);
+                    book.put(&Record::FaultInjected(FaultInjected {
+                        at_us: book.now(),
+                        fault: id,
+                        class: fault.class.class,
+                        component,
+                        target: Some(target),
+                        parameters,
+                    }));
+                }
+                Told::Healed => {
+                    book.put(&Record::FaultHealed(FaultHealed { at_us: book.now(), fault: id }));
+                }
+                Told::Damaged(id) => injection.damaged = Some(id),
+                Told::AnsweredEio => injection.answered_eio = true,
+            };
+            self.scene(before, &mut tell).inject(fault)
+        };
+        if injection.component.is_some() {
+            *self.injected.entry(fault.class.class).or_default() += 1;
+        }
+        let mut note = result.as_ref().err().map(ToString::to_string);
+        if let (Err(error), None) = (&result, injection.component) {
+            if let FaultError::Unavailable(why) = error {
+                chooser.without(fault);
+                self.skip(format!("{}: {why}", name.trim()));
+            }
+            self.judged(fault, Component::Host, Outcome::Skipped, note);
+            return true;
+        }
+        self.await_notice(fault, before);
+        let after = self.settle();
+        let window = self.watch.window();
+        let component = injection.component.unwrap_or(Component::Host);
+        let outcome = match &after {
+            _ if window.errors > errors_before => {
+                let count = window.errors - errors_before;
+                note = Some(format!("{count} errors or broken connections of clients"));
+                Outcome::Failed
+            }
+            None if self.options.stop.is_set() => Outcome::Skipped,
+            None => {
+                note = Some(format!("not whole again: {}", self.describe()));
+                Outcome::Failed
+            }
+            Some(after) => observed(fault.class.class, &injection, before, after, &window),
+        };
+        let promise = fault.promise();
+        if outcome == Outcome::Failed {
+            self.fail(format!(
+                "fault {} ({}): {}",
+                fault.number,
+                name.trim(),
+                note.clone().unwrap_or_default()
+            ));
+        } else if rank(outcome) > rank(promise) {
+            self.worse += 1;
+            let was = format!("{promise} was promised; clients waited {} us", window.pause_us);
+            note = Some(note.map_or(was.clone(), |note| format!("{was}; {note}")));
+        }
+        self.judged(fault, component, outcome, note);
+        match (after, injection.damaged) {
+            (Some(after), Some(damaged)) => self.retire(id, damaged, &after),
+            (after, _) => after.is_some(),
+        }
+    }
+
+    /// Has a damaged replica replaced that nobody has noticed: damage must not
+    /// pile up until more replicas are bad than the host can bear. Whether all is
+    /// whole again.
+    fn retire(&self, fault: FaultId, damaged: u64, status: &ComponentStatus) -> bool {
+        if status.replicas.iter().all(|replica| replica.id != damaged) {
+            return true;
+        }
+        self.scene(status, &mut |_| {}).retire(damaged);
+        self.book.put(&Record::FaultHealed(FaultHealed { at_us: self.book.now(), fault }));
+        let gone = |status: &ComponentStatus| status.replicas.iter().all(|r| r.id != damaged);
+        let gone = self.options.stop.wait_for(self.file().steady.within.0, LOOK_EVERY, || {
+            self.subject.daemon.xenstore().ok().filter(gone)
+        });
+        gone.and_then(|_| self.settle()).is_some()
+    }
+
+    fn scene<'s>(
+        &'s self,
+        status: &'s ComponentStatus,
+        tell: &'s mut dyn FnMut(Told),
+    ) -> Scene<'s> {
+        Scene {
+            daemon: &self.subject.daemon,
+            socket: &self.subject.socket,
+            host_pid: self.subject.pid,
+            disk: self.subject.disk.as_deref(),
+            status,
+            patience: self.file().steady.within.0,
+            stop: &self.options.stop,
+            tell,
+        }
+    }
+
+    fn judged(
+        &self,
+        fault: &Planned,
+        component: Component,
+        outcome: Outcome,
+        note: Option<String>,
+    ) {
+        self.book.put(&Record::FaultJudged(FaultJudged {
+            at_us: self.book.now(),
+            fault: FaultId(fault.number),
+            class: fault.class.class,
+            component,
+            outcome,
+            note,
+            seed: None,
+        }));
+    }
+}
+
+/// What became of a fault that did no harm to clients.
+fn observed(
+    class: FaultClass,
+    injection: &Injection,
+    before: &ComponentStatus,
+    after: &ComponentStatus,
+    window: &Window,
+) -> Outcome {
+    // With all replicas dead nobody served, however short it was.
+    let all_died = class == FaultClass::KillAll && after.generation > before.generation;
+    if window.unserved >= INTERRUPTION || all_died {
+        Outcome::Recovered
+    } else if injection.answered_eio {
+        Outcome::AnsweredEio
+    } else if after.generation > before.generation {
+        Outcome::Failover
+    } else if before.replicas.iter().any(|old| after.replicas.iter().all(|new| new.id != old.id)) {
+        Outcome::Rebuilt
+    } else {
+        Outcome::Masked
+    }
+}
