@@ -12,12 +12,14 @@
 //! whole again and answer everybody.
 
 mod body;
+mod case;
 pub mod client;
 pub mod disk;
 mod faults;
 mod host;
 pub mod judge;
 mod machine;
+pub mod many;
 pub mod mix;
 mod people;
 mod plan;
@@ -27,6 +29,7 @@ mod trace;
 mod verdict;
 mod world;
 
+pub use case::{Case, CaseError, span_us};
 pub use machine::Disks;
 pub use plan::{Doorbells, Overrides, Plan, SPAN_US};
 pub use run::run;
