@@ -17,11 +17,8 @@ use super::machine::{Disks, Seen, SimMachine};
 use super::plan::Plan;
 use super::world::{What, World, sampler};
 
-/// Tokens of the host's own descriptors; the simulator wakes it otherwise.
-const BEAT_MS: u64 = 20;
-const IDLE_BEAT_MS: u64 = 100;
-
 fn settings(plan: &Plan, sockets: PathBuf) -> Settings {
+    let stretch = plan.stretch;
     Settings {
         policy: Policy { ack: plan.ack, rebuild: plan.rebuild, replication_factor: plan.replicas },
         durability: match plan.disks {
@@ -38,11 +35,17 @@ fn settings(plan: &Plan, sockets: PathBuf) -> Settings {
         sockets,
         guest_sockets: true,
         quotas: vec![("nodes", 1000), ("transactions", 10), ("watches", 128)],
-        monitor: MonitorConfig { idle_ms: 100, ..MonitorConfig::default() },
-        look_period: Duration::from_millis(10),
-        idle_look_period: Duration::from_millis(100),
-        beat_ms: BEAT_MS,
-        idle_beat_ms: IDLE_BEAT_MS,
+        monitor: MonitorConfig {
+            period_ms: 10 * stretch,
+            late_ms: 25 * stretch,
+            detect_ms: 50 * stretch,
+            idle_ms: 100 * stretch,
+            ..MonitorConfig::default()
+        },
+        look_period: Duration::from_millis((10 * stretch).into()),
+        idle_look_period: Duration::from_millis((100 * stretch).into()),
+        beat_ms: (20 * stretch).into(),
+        idle_beat_ms: (100 * stretch).into(),
         election_ms: 10_000,
         replica_spin_us: 0,
         commit_spin_us: 0,

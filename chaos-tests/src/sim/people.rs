@@ -186,8 +186,7 @@ impl World {
             return;
         }
         self.people[index].flush();
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(64 * 1024, 0);
+        let mut buffer = std::mem::take(&mut self.read_buffer);
         loop {
             let person = &mut self.people[index];
             let Some(stream) = &mut person.stream else { break };
@@ -218,7 +217,7 @@ impl World {
                 }
             }
         }
-        self.buffer = buffer;
+        self.read_buffer = buffer;
     }
 
     /// The host has closed a connection.

@@ -65,6 +65,8 @@ pub struct Plan {
     pub weights: Vec<(FaultClass, u32)>,
     /// What goes wrong with wake-ups.
     pub doorbells: Doorbells,
+    /// How many times longer than by default beats and looks are apart.
+    pub stretch: u32,
     /// In 1000 steps, how many the scheduler holds up for up to 20 ms.
     pub held_up: u32,
     /// Whether faults may take away more than the configuration can bear: the
@@ -144,6 +146,7 @@ impl Plan {
             _ => Doorbells { lost: 50, late: 20, doubled: 30 },
         };
         let held_up = *rng.pick(&[0, 0, 1, 5]);
+        let stretch = *rng.pick(&[1, 4, 8, 8]);
         let rebuild = rng.percent(85);
         let to_the_end = rng.percent(5);
         let mut population = Population::draw(seed);
@@ -166,6 +169,7 @@ impl Plan {
                 late: chance(overrides, FaultClass::LateDoorbell, doorbells.late),
                 doubled: chance(overrides, FaultClass::DoubledDoorbell, doorbells.doubled),
             },
+            stretch,
             held_up,
             to_the_end,
             only: overrides.only.clone(),
@@ -209,7 +213,7 @@ impl Plan {
             .map_or("no faults".to_owned(), |gap| format!("a fault each {} ms", gap / 1000));
         format!(
             "{} replicas, {ack}, {disks}, rebuild {}, {} clients, intake {} KiB, {gap}, {} classes, \
-             doorbells {}/{}/{}",
+             doorbells {}/{}/{}, beat {} ms",
             self.replicas,
             if self.rebuild { "on" } else { "off" },
             self.population.clients,
@@ -218,6 +222,7 @@ impl Plan {
             self.doorbells.lost,
             self.doorbells.late,
             self.doorbells.doubled,
+            20 * self.stretch,
         )
     }
 }

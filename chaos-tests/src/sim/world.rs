@@ -99,6 +99,7 @@ pub(super) struct World {
     pub(super) flaws: Vec<Flaw>,
     pub(super) trace: Trace,
     pub(super) buffer: Vec<u8>,
+    pub(super) read_buffer: Box<[u8]>,
     pub(super) last_released: InputNo,
     pub(super) directory: TempDir,
 }
@@ -150,6 +151,7 @@ impl World {
             flaws: Vec::new(),
             trace: Trace::new(mode),
             buffer: Vec::new(),
+            read_buffer: vec![0; 64 * 1024].into_boxed_slice(),
             last_released: InputNo(0),
             directory,
             plan,

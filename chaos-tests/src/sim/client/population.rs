@@ -77,12 +77,12 @@ pub struct Population {
 
 impl Population {
     /// A population of ordinary size and pace: up to a dozen clients, and some
-    /// hundred requests a simulated second.
+    /// dozen requests a simulated second.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x706f_7075);
         let clients = 3 + rng.below(10);
-        let per_second = 40 + rng.below(200);
+        let per_second = 10 + rng.below(90);
         let think_us = (clients * 1_000_000 / per_second) as u64;
         Self { seed, clients, think_us, keys: u32::try_from(2 + rng.below(6)).unwrap_or(2) }
     }
