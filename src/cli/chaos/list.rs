@@ -67,5 +67,8 @@ fn describe(info: &ClassInfo) -> String {
     };
     words("target", info.aims.iter().map(|aim| aim.name()).collect());
     words("how", info.ways.iter().map(|(way, _)| *way).collect());
+    let numbers = [("for", info.hold_ms), ("percent", info.percent), ("count", info.count)];
+    let taken: Vec<_> = numbers.iter().filter(|(_, info)| info.is_some()).collect();
+    words("takes", taken.into_iter().map(|(key, _)| *key).collect());
     line
 }

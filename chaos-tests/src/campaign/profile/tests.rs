@@ -19,6 +19,40 @@ fn the_built_in_ones_are_accepted_and_say_what_they_are() {
     }
 }
 
+const TEMPLATE: &str = include_str!("../../../../configs/chaos/template.toml");
+
+/// What is set there is the default, and what is only mentioned may be set.
+#[test]
+fn the_template_has_every_key_with_its_default() {
+    let template = Profile::parse("template.toml", "template.toml", TEMPLATE);
+    let template = template.unwrap_or_else(|error| panic!("{error}")).file;
+    let bare = "description = \"d\"\n[[fault]]\nclass = \"crash\"\n";
+    let bare = Profile::parse("bare.toml", "bare.toml", bare).expect("is accepted").file;
+    // Places in the file are not what is compared.
+    let show = |file: &ProfileFile| {
+        let target = &file.target;
+        format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            target.replicas.get_ref(),
+            target.ack,
+            target.durability.get_ref(),
+            target.nodes,
+            file.workload,
+            file.schedule,
+            file.steady,
+            file.bounds
+        )
+    };
+    assert_eq!(show(&template), show(&bare));
+    let optional = ["# run_dir = ", "# disk_mib = ", "# standbys = ", "# worse_than_promised = "];
+    let all = optional.iter().fold(TEMPLATE.to_owned(), |text, key| {
+        assert!(text.contains(key), "{key}");
+        text.replace(key, &key[2..])
+    });
+    let all = all.replace("durability = \"volatile\"", "durability = \"process\"");
+    Profile::parse("all.toml", "all.toml", &all).unwrap_or_else(|error| panic!("{error}"));
+}
+
 #[test]
 fn each_class_and_way_is_in_some_built_in_profile() {
     let profiles: Vec<_> =
