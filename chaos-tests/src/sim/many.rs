@@ -249,9 +249,11 @@ pub fn guarded(case: &Case, run: impl Fn(&Case) -> RunVerdict) -> RunVerdict {
 
 /// What there is to say about a run that has no verdict.
 fn broken(case: &Case, checker: &'static str, what: String) -> RunVerdict {
+    let plan = Plan::draw(case.seed, &case.overrides);
     RunVerdict {
         seed: case.seed,
-        plan: Plan::draw(case.seed, &case.overrides).describe(),
+        plan: plan.describe(),
+        clients: plan.population.clients,
         flaws: vec![Flaw { checker, at_us: 0, what }],
         stats: Stats::default(),
         due: Vec::new(),

@@ -13,26 +13,32 @@
 
 mod body;
 mod case;
+mod chronicle;
 pub mod client;
 pub mod disk;
 mod faults;
 mod host;
 pub mod judge;
+mod kept;
 mod machine;
 pub mod many;
 pub mod mix;
 mod people;
 mod plan;
 mod run;
+mod shrink;
 mod steps;
 mod trace;
 mod verdict;
 mod world;
 
 pub use case::{Case, CaseError, span_us};
+pub use chronicle::{Chronicle, Opening};
+pub use kept::{Kept, KeptError};
 pub use machine::Disks;
 pub use plan::{Doorbells, Overrides, Plan, SPAN_US};
 pub use run::run;
+pub use shrink::{Attempt, NotFailing, Shrunk, shrink};
 pub use trace::TraceMode;
 pub use verdict::{DueFault, Flaw, RunVerdict, Stats};
 

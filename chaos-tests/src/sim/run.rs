@@ -306,6 +306,7 @@ impl World {
         RunVerdict {
             seed: self.plan.seed,
             plan,
+            clients: self.people.len(),
             flaws: std::mem::take(&mut self.flaws),
             stats,
             due: std::mem::take(&mut self.faults.due),

@@ -125,6 +125,8 @@ pub struct RunVerdict {
     pub seed: u64,
     /// The plan, for people.
     pub plan: String,
+    /// Clients that took part.
+    pub clients: usize,
     /// Broken promises; none in a good run.
     pub flaws: Vec<Flaw>,
     /// Numbers.
