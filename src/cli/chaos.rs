@@ -1,8 +1,13 @@
 //! `rvmm chaos`: attack a host, and see that it bears it.
 
+mod case;
 mod list;
+mod replay;
 mod report;
 mod run;
+mod shrink;
+mod sim;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -13,6 +18,14 @@ pub(super) enum ChaosCommand {
     /// Show the profiles that come with the program, and what can be done to a
     /// host
     List(list::ListArgs),
+    /// Run whole hosts in a simulator, each with the faults of another seed; exits
+    /// with 0 only if every promise was kept
+    Sim(sim::SimArgs),
+    /// Run one seed of the simulator again, and show what happens
+    Replay(replay::ReplayArgs),
+    /// Make a failing run of the simulator smaller, and print the line that runs
+    /// it
+    Shrink(shrink::ShrinkArgs),
     /// Break a host by a profile while clients work, and judge what they saw;
     /// exits with 0 only if everything held
     Run(run::RunArgs),
@@ -23,6 +36,9 @@ pub(super) enum ChaosCommand {
 pub(super) fn chaos(command: ChaosCommand) -> anyhow::Result<ExitCode> {
     match command {
         ChaosCommand::List(args) => list::list(&args),
+        ChaosCommand::Sim(args) => sim::sim(&args),
+        ChaosCommand::Replay(args) => replay::replay(&args),
+        ChaosCommand::Shrink(args) => shrink::shrink(&args),
         ChaosCommand::Run(args) => run::run(args),
         ChaosCommand::Report(args) => report::report(&args),
     }

@@ -1,18 +1,17 @@
 //! `rvmm chaos run`.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use chaos::campaign::{self, Finished, Live, Options, Profile, ProfileError, Stop};
 use chaos::report::HTML_NAME;
 use chaos::report::record::RunOutcome;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
+use super::terminal::{Line, millis, stop_on_signals};
 use crate::cli::print;
 
 #[derive(Debug, Args)]
@@ -43,7 +42,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let out = out.unwrap_or_else(|| format!("chaos-{}-{seed}", profile.name).into());
     let run_dir = args.run_dir.as_ref().map(std::path::absolute).transpose()?;
     let stop = Stop::default();
-    stop_on_signals(stop.clone())?;
+    stop_on_signals(stop.clone(), "stopping: everything is taken back, then judged")?;
     let duration = args.budget.unwrap_or(profile.file.schedule.duration.0);
     let options = Options {
         reproduce: reproduce(&args, seed),
@@ -57,8 +56,11 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     let name = &options.profile.name;
     print(format!("chaos {name}: seed {seed}, {}\n", humantime::format_duration(duration)))?;
-    let line = Line::new(duration);
-    let finished = campaign::run(&options, Box::new(move |live| line.show(live)))?;
+    let line = Line::new(millis(duration));
+    let finished = campaign::run(
+        &options,
+        Box::new(move |live| line.show(millis(live.elapsed), describe(live))),
+    )?;
     tell(&options, &finished)?;
     let passed = finished.outcome == RunOutcome::Passed;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -96,80 +98,6 @@ fn quote(word: &str) -> String {
         return word.to_owned();
     }
     format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-/// From the first signal on, everything is taken back and judged; it takes a
-/// moment, in which further signals change nothing.
-fn stop_on_signals(stop: Stop) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate, mut hangup) = {
-        let _context = runtime.enter();
-        (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        )
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            stop.set();
-            let said = "\nstopping: everything is taken back, then judged\n";
-            let _ = std::io::stderr().write_all(said.as_bytes());
-            // The handlers stay, so that nobody ends us half-way.
-            std::future::pending::<()>().await;
-        });
-    })?;
-    Ok(())
-}
-
-/// The line that shows how it goes: drawn in place on a terminal, now and then
-/// elsewhere.
-struct Line {
-    bar: ProgressBar,
-    on_terminal: bool,
-    said: Mutex<Option<Instant>>,
-}
-
-/// So often without a terminal.
-const SAY_EVERY: Duration = Duration::from_secs(5);
-
-impl Line {
-    fn new(duration: Duration) -> Self {
-        let bar = ProgressBar::new(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-        if let Ok(style) = ProgressStyle::with_template("[{bar:24}] {wide_msg}") {
-            bar.set_style(style.progress_chars("##."));
-        }
-        let on_terminal = std::io::stderr().is_terminal();
-        Self { bar, on_terminal, said: Mutex::new(None) }
-    }
-
-    fn show(&self, live: &Live) {
-        let text = describe(live);
-        if self.on_terminal {
-            self.bar.set_position(u64::try_from(live.elapsed.as_millis()).unwrap_or(u64::MAX));
-            self.bar.set_message(text);
-            return;
-        }
-        let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if said.is_none_or(|then| then.elapsed() >= SAY_EVERY) {
-            *said = Some(Instant::now());
-            // That progress cannot be shown must not end the campaign.
-            let _ = writeln!(std::io::stderr(), "{text}");
-        }
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]

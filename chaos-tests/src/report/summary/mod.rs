@@ -11,6 +11,7 @@ mod tests;
 pub use build::Builder;
 pub use matrix::{Matrix, MatrixRow};
 pub use rate::{FailureRate, Method};
+pub use show::duration;
 pub use spread::Spread;
 
 use std::collections::{BTreeMap, BTreeSet};

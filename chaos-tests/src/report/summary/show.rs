@@ -6,7 +6,8 @@ use super::super::record::{Micros, RunOutcome};
 use super::{Method, Summary};
 
 /// A duration for people.
-fn duration(us: Micros) -> String {
+#[must_use]
+pub fn duration(us: Micros) -> String {
     let units = [(3_600_000_000, "h"), (60_000_000, "min"), (1_000_000, "s"), (1000, "ms")];
     for (size, unit) in units {
         if us >= size {
