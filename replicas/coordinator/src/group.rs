@@ -140,12 +140,7 @@ impl<P: Platform> Group<P> {
     /// Slot of the replica whose outputs count, if there is one: the primary, or
     /// the candidate that is about to serve.
     pub(crate) fn primary_slot(&self) -> Option<SlotId> {
-        let id = match self.decisions.phase() {
-            Phase::Serving { primary } | Phase::Draining { primary } => *primary,
-            Phase::Promoting { candidate } => *candidate,
-            _ => return None,
-        };
-        self.slot(id)
+        self.leader().and_then(|id| self.slot(id))
     }
 
     /// The generation whose outputs count.

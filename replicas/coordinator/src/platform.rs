@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use consensus::LogState;
+use hypervisor::decision::Cause;
 use hypervisor::domain::CpuTimes;
 use hypervisor::fabric::ReplicaPageView;
 use hypervisor::{Generation, ReplicaId};
@@ -100,6 +101,13 @@ pub enum Observed<'a> {
         generation: Generation,
         /// The last input in the log that it has finished.
         last_input: InputNo,
+    },
+    /// A replica was given up, for ever.
+    Fenced {
+        /// Which.
+        id: ReplicaId,
+        /// Why.
+        cause: Cause,
     },
     /// An effect was carried out.
     Effect(&'a [u8]),

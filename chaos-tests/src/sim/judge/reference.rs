@@ -154,13 +154,7 @@ impl Reference {
         if query {
             teeth::spared(|| self.machine.query(no, &input, outputs)).ok()?;
             self.reached = no;
-            if self.settled.next() == no {
-                // Who only asks needs no log.
-                self.settled = no;
-                if self.checkpoint() {
-                    self.forget();
-                }
-            }
+            // It is in no log: who comes back from one may know less, lawfully.
             return Some(Stepped { no, query });
         }
         let quarantined = kept.quarantined;
@@ -174,14 +168,12 @@ impl Reference {
         Some(Stepped { no, query })
     }
 
-    /// Takes a checkpoint if it is time to; whether it was.
-    fn checkpoint(&mut self) -> bool {
+    /// Takes a checkpoint if it is time to.
+    fn checkpoint(&mut self) {
         let last = self.checkpoints.back().map_or(0, |(at, _)| at.0);
-        let due = self.reached.0 - last >= CHECKPOINT_EVERY;
-        if due {
+        if self.reached.0 - last >= CHECKPOINT_EVERY {
             self.checkpoints.push_back((self.reached, self.machine.clone()));
         }
-        due
     }
 
     /// The digest after the logged input `no`, if it is remembered.
@@ -245,6 +237,9 @@ impl Reference {
     pub(super) fn settle(&mut self, no: InputNo) {
         if no > self.settled {
             self.settled = no;
+            if self.reached == no {
+                self.checkpoint();
+            }
             self.forget();
         }
     }

@@ -13,7 +13,7 @@ use teeth::Bug;
 use super::{EARLY_DEATH, Group, Member, Notice, RESPAWN_PAUSE_MAX};
 use crate::events::Tag;
 use crate::failover::{Running, cause_name};
-use crate::platform::{Domain as _, Platform, PlatformError};
+use crate::platform::{Domain as _, Observed, Platform, PlatformError};
 
 impl<P: Platform> Group<P> {
     pub(super) fn carry_out(
@@ -189,6 +189,7 @@ impl<P: Platform> Group<P> {
         }
         // Nothing that it writes is read from here on, dead already or not.
         fabric.isolate_slot(member.slot);
+        self.platform.observe(Observed::Fenced { id, cause });
         if cause != Cause::Retired && now.duration_since(member.ordered) < EARLY_DEATH {
             self.respawn_pause =
                 (self.respawn_pause * 2).clamp(Duration::from_millis(50), RESPAWN_PAUSE_MAX);

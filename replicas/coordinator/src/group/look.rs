@@ -175,11 +175,7 @@ impl<P: Platform> Group<P> {
         let Some(member) = self.members.get(&id) else { return };
         let applying = fabric.replica_page(member.slot).applying_input();
         let applying = (applying > 0).then_some(IntakeNo(applying));
-        let leads = match self.decisions.phase() {
-            Phase::Serving { primary } | Phase::Draining { primary } => *primary == id,
-            Phase::Promoting { candidate } => *candidate == id,
-            _ => false,
-        };
+        let leads = self.leader() == Some(id);
         let last_sign = self
             .injected
             .get(&id)
@@ -197,6 +193,15 @@ impl<P: Platform> Group<P> {
         notices.extend(self.step(Event::Failed { id, cause, applying }, fabric));
     }
 
+    /// The primary, or who is to become it.
+    pub(super) fn leader(&self) -> Option<ReplicaId> {
+        match *self.decisions.phase() {
+            Phase::Serving { primary } | Phase::Draining { primary } => Some(primary),
+            Phase::Promoting { candidate } => Some(candidate),
+            _ => None,
+        }
+    }
+
     fn look_for_hangs(
         &mut self,
         inputs_wait: bool,
@@ -204,13 +209,23 @@ impl<P: Platform> Group<P> {
         notices: &mut Vec<Notice>,
     ) {
         let now = self.platform.now();
+        let leader = self.leader();
         let primary = self.decisions.primary();
+        let end = leader.and_then(|id| self.slot(id));
+        let end = end.map_or(0, |slot| fabric.replica_page(slot).last_log_index());
         let voters: BTreeSet<_> = self
             .decisions
             .members()
             .filter(|(_, _, standing)| *standing == Standing::Voter)
             .map(|(id, ..)| id)
             .collect();
+        // Whoever leads waits for these: it is not to blame then.
+        let is_behind = |id, slot| {
+            Some(id) != leader
+                && voters.contains(&id)
+                && fabric.replica_page(slot).last_log_index() < end
+        };
+        let waits_for_others = self.members.iter().any(|(&id, m)| is_behind(id, m.slot));
         let mut hung = Vec::new();
         for (&id, member) in &mut self.members {
             if member.fenced {
@@ -223,10 +238,16 @@ impl<P: Platform> Group<P> {
                 continue;
             };
             let page = fabric.replica_page(member.slot);
-            let waits = Some(id) == primary && inputs_wait;
-            let progress = page.released_index() + fabric.page().freed_input();
+            let (waits, progress) = if Some(id) == leader {
+                // A candidate that is not elected has work, whether inputs wait or not.
+                let work = inputs_wait || primary.is_none();
+                let done = page.released_index() + fabric.page().freed_input();
+                (work && !waits_for_others, done + page.last_log_index())
+            } else {
+                (is_behind(id, member.slot), page.last_log_index())
+            };
             // Under quorum, one that is on its way to a vote may have to lead.
-            let why = if voters.contains(&id) || Some(id) == primary {
+            let why = if voters.contains(&id) || Some(id) == leader {
                 watch.judge(now, page, domain, waits, progress)
             } else {
                 watch.judge_learner(now, page)
