@@ -76,8 +76,6 @@ pub(super) struct Faults {
     pub(super) factor: u8,
     /// Promotions since the start.
     promotions: u64,
-    /// What each replica has said to be committed.
-    pub(super) commits: BTreeMap<u64, u64>,
 }
 
 impl Faults {
@@ -92,7 +90,6 @@ impl Faults {
             locked: false,
             factor: plan.replicas,
             promotions: 0,
-            commits: BTreeMap::new(),
         }
     }
 
@@ -218,7 +215,9 @@ impl World {
                 let serial = self.anybody(rng)?;
                 let component = self.role_of(serial);
                 let slower = *rng.pick(&[5, 50, 500]);
-                self.bodies.get_mut(&serial)?.slower = slower;
+                let body = self.bodies.get_mut(&serial)?;
+                body.slower = slower;
+                body.touched = true;
                 let for_us = 10_000 + rng.next_u64() % 2_000_000;
                 self.after(for_us, What::Healed(serial, Lasting::Slow));
                 self.opened(class, component)
@@ -230,6 +229,8 @@ impl World {
                 self.doom(serial);
                 let seed = rng.next_u64();
                 self.host.as_mut()?.order(id, &ToReplica::Corrupt { seed });
+                let now_us = self.now_us();
+                self.watch.flips.insert(serial, now_us);
                 self.opened(class, component)
             }
             Class::RingBitFlip | Class::HostileRing => {
@@ -323,6 +324,10 @@ impl World {
             Class::Scale => {
                 let host = self.host.as_ref()?;
                 host.decisions().primary()?;
+                if self.bodies.values().any(|body| body.doomed) {
+                    // What is left might be the one that will not carry on.
+                    return None;
+                }
                 let replicas = u8::try_from(1 + rng.below(5)).unwrap_or(3);
                 self.faults.factor = replicas;
                 self.host.as_mut()?.step(Event::OperatorScale { replication_factor: replicas });
@@ -388,6 +393,7 @@ impl World {
         body.process.set_activity(activity);
         body.next_us = u64::MAX;
         body.doomed = true;
+        body.touched = true;
         self.after(for_us, What::Healed(serial, Lasting::Inactive));
     }
 
@@ -395,6 +401,7 @@ impl World {
     fn doom(&mut self, serial: u64) {
         if let Some(body) = self.bodies.get_mut(&serial) {
             body.doomed = true;
+            body.touched = true;
             self.after(DOOM_US, What::Healed(serial, Lasting::Doom));
         }
     }
@@ -430,9 +437,7 @@ impl World {
             }
             Strike::InRebuild => {
                 let Some(host) = &self.host else { return };
-                let fresh = host.decisions().members().find(|(_, _, standing)| {
-                    matches!(standing, Standing::Starting | Standing::Learner)
-                });
+                let fresh = host.decisions().members().find(|(.., s)| self.is_spare(*s));
                 let fresh = fresh.map(|(id, ..)| id).filter(|_| rng.percent(60));
                 let victim = match fresh {
                     Some(id) => self.serial_of(id),
@@ -473,6 +478,16 @@ impl World {
         self.take_orders();
     }
 
+    /// Whether one of this standing can always be spared. A learner may have its
+    /// vote already, and a majority may need it.
+    fn is_spare(&self, standing: Standing) -> bool {
+        match standing {
+            Standing::Starting => true,
+            Standing::Learner => self.plan.ack == AckPolicy::AllLive,
+            Standing::Voter | Standing::Leaving | Standing::Fenced => false,
+        }
+    }
+
     /// Voters that will carry on.
     fn healthy_voters(&self) -> Vec<u64> {
         let Some(host) = &self.host else { return Vec::new() };
@@ -503,6 +518,7 @@ impl World {
                 // Until a lost member is replaced, it counts against the majority.
                 let settled = host.decisions().members().all(|(_, _, s)| s == Standing::Voter);
                 let members = host.decisions().members().count();
+                let members = members.max(usize::from(self.faults.factor));
                 if !settled {
                     return None;
                 }
@@ -525,8 +541,7 @@ impl World {
             .filter(|serial| {
                 let id = self.bodies[serial].id;
                 let standing = host.decisions().members().find(|(m, ..)| *m == id);
-                standing
-                    .is_some_and(|(_, _, s)| matches!(s, Standing::Starting | Standing::Learner))
+                standing.is_some_and(|(.., standing)| self.is_spare(standing))
             })
             .collect();
         let mut fit = others;
