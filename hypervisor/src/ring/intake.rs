@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! header line (writer's):  head | oldest position | last number
-//! record:                  length, mark (8 bytes) | number (8 bytes) | bytes
+//! record:                  length, check (8 bytes) | number (8 bytes) | bytes
 //! ```
 
 use std::collections::VecDeque;
@@ -98,7 +98,7 @@ impl IntakeWriter {
             return Err(IntakePushError::Full);
         }
         let head = RecordHead { len: bytes.len() as u32, flags: 0 };
-        self.data.set_word(self.head, head.encode());
+        self.data.set_word(self.head, head.encode(no, bytes));
         self.data.set_word(self.head + WORD_BYTES as u64, no);
         self.data.write(self.head + 2 * WORD_BYTES as u64, bytes);
         self.head += need;
@@ -223,9 +223,8 @@ impl IntakeReader {
     }
 
     fn read(&self, out: &mut Vec<u8>) -> Result<(u64, u64), IntakeError> {
-        let Some(head) = RecordHead::decode(self.data.word(self.at)) else {
-            return Err(IntakeError::Corrupt("no record where one should begin"));
-        };
+        let word = self.data.word(self.at);
+        let head = RecordHead::decode(word);
         let len = head.len as usize;
         let size = (record_bytes(len) + WORD_BYTES) as u64;
         if size > self.head - self.at {
@@ -237,6 +236,9 @@ impl IntakeReader {
         }
         out.clear();
         self.data.append_to(self.at + 2 * WORD_BYTES as u64, len, out);
+        if !head.fits(word, no, out) {
+            return Err(IntakeError::Corrupt("no record where one should begin"));
+        }
         Ok((no, size))
     }
 

@@ -14,7 +14,7 @@
 //! ```text
 //! header line   (producer's):  consumer id | start | head | wants room
 //! position line (consumer's):  producer id | position
-//! record:                      length, flags, mark (8 bytes) | bytes, filled up to 8
+//! record:                      length, flags, check (8 bytes) | bytes, filled up to 8
 //! ```
 //!
 //! **Death.** A record is written completely before the head that covers it is
@@ -22,6 +22,9 @@
 //! A position counts only when it bears the producer's id, a head only when it
 //! bears the consumer's id, so nobody takes what a predecessor left behind for
 //! something of its own.
+//!
+//! **Damage.** A record bears a check over its bytes and its place, so that bits
+//! that changed by themselves, and what an earlier round left, are no record.
 //!
 //! **Hostility.** Whatever is read from the other side's memory is checked.
 //! What cannot be true ends the ring with an error for good; a consumer that
@@ -81,18 +84,28 @@ struct RecordHead {
     flags: u8,
 }
 
-/// The upper bits of a record's first word; anything else there is no record.
-const RECORD_MARK: u64 = 0x5ec0_0d00_0000_0000;
-const RECORD_MARK_MASK: u64 = 0xffff_ff00_0000_0000;
+/// Bits of a record's first word that its check takes.
+const CHECK_SHIFT: u32 = 40;
 
 impl RecordHead {
-    fn encode(self) -> u64 {
-        RECORD_MARK | (u64::from(self.flags) << 32) | u64::from(self.len)
+    /// The first word of a record of these bytes that begins at `position`.
+    fn encode(self, position: u64, bytes: &[u8]) -> u64 {
+        let head = (u64::from(self.flags) << 32) | u64::from(self.len);
+        let mut check = crc32fast::Hasher::new();
+        check.update(&head.to_le_bytes());
+        check.update(&position.to_le_bytes());
+        check.update(bytes);
+        (u64::from(check.finalize()) << CHECK_SHIFT) | head
     }
 
-    fn decode(word: u64) -> Option<Self> {
-        (word & RECORD_MARK_MASK == RECORD_MARK)
-            .then_some(Self { len: word as u32, flags: (word >> 32) as u8 })
+    /// What the first word says, which holds only if [`Self::fits`].
+    fn decode(word: u64) -> Self {
+        Self { len: word as u32, flags: (word >> 32) as u8 }
+    }
+
+    /// Whether `word` is the first one of a record of these bytes, there.
+    fn fits(self, word: u64, position: u64, bytes: &[u8]) -> bool {
+        self.encode(position, bytes) == word
     }
 }
 

@@ -140,7 +140,7 @@ impl Producer {
             self.clear_waiting();
         }
         let head = RecordHead { len: bytes.len() as u32, flags };
-        self.data.set_word(self.head, head.encode());
+        self.data.set_word(self.head, head.encode(self.head, bytes));
         self.data.write(self.head + WORD_BYTES as u64, bytes);
         self.head += need;
         Ok(())
@@ -340,20 +340,24 @@ impl Consumer {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let Some(RecordHead { len, flags }) = RecordHead::decode(self.data.word(self.at)) else {
-            return Err(self.fail("no record where one should begin"));
-        };
-        let len = len as usize;
+        let word = self.data.word(self.at);
+        let head = RecordHead::decode(word);
+        let len = head.len as usize;
         let size = record_bytes(len) as u64;
         if size > self.head - self.at {
             return Err(self.fail("a record longer than what was shown"));
         }
+        let begin = out.len();
         self.data.append_to(self.at + WORD_BYTES as u64, len, out);
+        if !head.fits(word, self.at, &out[begin..]) {
+            out.truncate(begin);
+            return Err(self.fail("no record where one should begin"));
+        }
         self.at += size;
         if self.at - self.released > self.data.capacity() / 4 {
             self.show_position();
         }
-        Ok(flags)
+        Ok(head.flags)
     }
 
     /// Whether a record is at hand without looking at the producer again.

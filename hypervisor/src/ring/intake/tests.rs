@@ -157,7 +157,7 @@ fn survives_any_content(words: Vec<(u8, u64)>) -> bool {
             2 => memory.data().store(place as usize / 8 * 8, word),
             3 => {
                 let head = RecordHead { len: word as u32, flags: 0 };
-                memory.data().store(place as usize / 8 * 8, head.encode());
+                memory.data().store(place as usize / 8 * 8, head.encode(place.into(), b""));
             }
             _ => {
                 let _ = writer.push(writer.last() + 1, &[place; 20]);

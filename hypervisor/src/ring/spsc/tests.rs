@@ -127,15 +127,30 @@ fn spoiled_lines_are_as_they_should_be_with_the_next_record() {
 }
 
 #[test]
+fn a_record_with_a_changed_bit_is_no_record() {
+    let record = bytes(5, 20);
+    for bit in 0..(8 + 20) * 8 {
+        let memory = RingMemory::new(256);
+        let (mut producer, mut consumer) = memory.pair();
+        producer.push(&record).unwrap();
+        producer.publish();
+        let (data, at) = (memory.data(), bit / 64 * 8);
+        data.store(at, data.load(at) ^ 1 << (bit % 64));
+        let mut out = Vec::new();
+        assert!(consumer.pop_into(&mut out).is_err(), "bit {bit}: {out:?}");
+    }
+}
+
+#[test]
 fn impossible_contents_end_the_ring_for_good() {
     type Damage = fn(&RingMemory);
     let damages: [(&str, Damage); 5] = [
         ("the head went back", |m| m.header().store(HEAD, 0)),
         ("more than the ring holds", |m| m.header().store(HEAD, 1 << 40)),
         ("the head is not aligned", |m| m.header().store(HEAD, 33)),
-        ("no record where one should begin", |m| m.data().store(16, 77)),
+        ("no record where one should begin", |m| m.data().store(16, 1)),
         ("a record longer than what was shown", |m| {
-            m.data().store(16, RecordHead { len: 100, flags: 3 }.encode());
+            m.data().store(16, RecordHead { len: 100, flags: 3 }.encode(16, b""));
         }),
     ];
     for (name, damage) in damages {
@@ -241,7 +256,7 @@ fn survives_a_hostile_producer(words: Vec<(u8, u64)>, plausible: bool) -> TestRe
             4 => memory.data().store(place as usize / 8 * 8, word),
             5 => {
                 let head = RecordHead { len: word as u32, flags: place };
-                memory.data().store(place as usize / 8 * 8, head.encode());
+                memory.data().store(place as usize / 8 * 8, head.encode(place.into(), b""));
             }
             _ => {
                 let _ = producer.push(&[place; 24]);
