@@ -236,6 +236,12 @@ impl<M: StateMachine> Replica<M> {
         (self.machine.last_input(), self.machine.digest())
     }
 
+    /// The state and its numbers, to look at.
+    #[must_use]
+    pub fn numbered(&self) -> &Numbered<M> {
+        &self.machine
+    }
+
     /// The machine, for scrubbing and fault injection.
     pub fn machine_mut(&mut self) -> &mut M {
         self.machine.machine_mut()

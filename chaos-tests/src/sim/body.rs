@@ -60,6 +60,8 @@ pub(super) struct Body {
     pub(super) slower: u64,
     /// A fault was injected that it will not survive, or was not to.
     pub(super) doomed: bool,
+    /// A fault was injected that may make it look broken, now or before.
+    pub(super) touched: bool,
 }
 
 impl Body {
@@ -77,6 +79,7 @@ impl Body {
             dying: false,
             slower: 1,
             doomed: false,
+            touched: false,
         }
     }
 

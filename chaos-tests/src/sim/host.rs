@@ -59,6 +59,7 @@ impl World {
         if self.host.is_some() {
             return;
         }
+        self.watch_host_begin();
         let machine = SimMachine {
             hall: self.hall.clone(),
             clock: self.clock.clone(),
@@ -120,6 +121,7 @@ impl World {
         self.take_news(news);
         self.observe();
         self.take_orders();
+        self.watch_host_turn();
         self.carry_out_kills();
         self.people_listen();
         let cost = self.step_cost();
@@ -191,8 +193,10 @@ impl World {
                         self.judge.quarantined(no, now_us);
                     }
                     self.judge.promoted(last_input, now_us);
+                    self.promotion_seen(id, generation);
                     self.faults.promoted();
                 }
+                Seen::Fenced { id, cause } => self.fence_seen(id, cause),
                 Seen::Effect(bytes) => self.judge.effect(&bytes, now_us),
                 Seen::Accepted { .. } => {}
             }
@@ -221,10 +225,10 @@ impl World {
                 Ok(Some(no)) => {
                     let no = state_machine::InputNo(no);
                     self.judge.admitted(no, &buffer, now_us);
-                    if let Ok((_, Input::Open { conn, .. })) =
-                        Input::decode(&mut Reader::new(&buffer))
-                    {
-                        self.connection_opened(conn);
+                    match Input::decode(&mut Reader::new(&buffer)) {
+                        Ok((_, Input::Open { conn, .. })) => self.connection_opened(conn),
+                        Ok((_, Input::Poison)) => _ = self.watch.poisons.insert(no),
+                        _ => {}
                     }
                 }
                 Ok(None) => break,
@@ -271,6 +275,7 @@ impl World {
             let body = super::body::Body::new(order.spec, order.memory, &self.clock);
             let id = body.id;
             let process = body.process.clone();
+            self.order_seen(id, body.spec.slot_id());
             self.bodies_begun += 1;
             let serial = self.bodies_begun;
             self.hall.borrow_mut().processes.insert(id, process);

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use coordinator::{DeathWatch, Domain, LogOnDisk, Observed, Platform, PlatformError, Used};
+use hypervisor::decision::Cause;
 use hypervisor::domain::CpuTimes;
 use hypervisor::fabric::ReplicaPageView;
 use hypervisor::{Generation, ReplicaId};
@@ -116,6 +117,11 @@ impl Process {
         self.activity.set(activity);
     }
 
+    /// For how long it has done what it does.
+    pub(super) fn lasts_us(&self) -> u64 {
+        self.clock.now_us() - self.since_us.get()
+    }
+
     fn times(&self) -> (u64, u64) {
         let since = self.clock.now_us() - self.since_us.get();
         match self.activity.get() {
@@ -175,6 +181,7 @@ impl DeathWatch for SimDeathWatch {
 pub(super) enum Seen {
     Accepted { domid: DomId, first: ConnId, end: ConnId },
     Promoted { id: ReplicaId, generation: Generation, last_input: InputNo },
+    Fenced { id: ReplicaId, cause: Cause },
     Effect(Box<[u8]>),
 }
 
@@ -291,6 +298,7 @@ impl Platform for SimMachine {
             Observed::Promoted { id, generation, last_input } => {
                 Seen::Promoted { id, generation, last_input }
             }
+            Observed::Fenced { id, cause } => Seen::Fenced { id, cause },
             Observed::Effect(bytes) => Seen::Effect(bytes.into()),
         });
     }

@@ -30,6 +30,7 @@ mod shrink;
 mod steps;
 mod trace;
 mod verdict;
+mod watch;
 mod world;
 
 pub use case::{Case, CaseError, span_us};
@@ -42,7 +43,7 @@ pub use shrink::{Attempt, NotFailing, Shrunk, shrink};
 pub use trace::TraceMode;
 pub use verdict::{DueFault, Flaw, RunVerdict, Stats};
 
-use run::LOOK_PERIOD_US;
+use watch::LOOK_PERIOD_US;
 
 /// Inputs that a loss of power may take away with durability `process`, at most.
 const JUDGE_HORIZON: u64 = 8_192;

@@ -1,9 +1,7 @@
 //! A whole run: faults for a while, then everything is healed, and the host must
 //! be whole and serving again.
 
-use hypervisor::Generation;
-use hypervisor::decision::{Phase, Standing};
-use hypervisor::fabric::Role;
+use hypervisor::decision::Standing;
 
 use super::machine::Activity;
 use super::people::Person;
@@ -12,16 +10,9 @@ use super::trace::TraceMode;
 use super::verdict::RunVerdict;
 use super::world::World;
 
-/// How often everything is looked at.
-pub(super) const LOOK_PERIOD_US: u64 = 50_000;
 /// After the last fault, everything must be well again within this time: longer
 /// than a starved replica is waited for, and than a new one is given to start.
 const HEAL_LIMIT_US: u64 = 40_000_000;
-/// What the judge may have to keep at once.
-const JUDGE_KEEPS_MAX: usize = 200_000;
-/// Inputs that may be pending in an intake of this many bytes: the smallest
-/// takes 32.
-const INPUT_BYTES_MIN: usize = 32;
 
 /// Runs the simulation of a seed.
 ///
@@ -29,7 +20,11 @@ const INPUT_BYTES_MIN: usize = 32;
 /// When this machine has no descriptors or memory left for it.
 #[must_use]
 pub fn run(seed: u64, overrides: &Overrides, mode: TraceMode) -> RunVerdict {
-    let plan = Plan::draw(seed, overrides);
+    run_plan(Plan::draw(seed, overrides), mode)
+}
+
+/// Runs the simulation of a plan.
+pub(super) fn run_plan(plan: Plan, mode: TraceMode) -> RunVerdict {
     let description = plan.describe();
     let span_us = plan.span_us;
     let mut world = match World::new(plan, mode) {
@@ -171,119 +166,6 @@ impl World {
             self.bodies.len(),
             self.same_states(),
         )
-    }
-
-    /// Looks at everything that must always hold.
-    pub(super) fn look(&mut self) {
-        self.take_objections();
-        self.look_at_primaries();
-        self.look_at_bounds();
-        self.look_at_commits();
-        let quiet = self.host.as_ref().is_some_and(|host| {
-            let decisions = host.decisions();
-            matches!(decisions.phase(), Phase::Serving { .. })
-                && decisions.members().all(|(_, _, standing)| standing == Standing::Voter)
-        });
-        if quiet {
-            self.close_faults();
-            self.look_at_states();
-        }
-    }
-
-    fn take_objections(&mut self) {
-        let objections: Vec<_> = self.judge.violations().to_vec();
-        for objection in objections {
-            self.flaw(objection.kind.name(), objection);
-        }
-    }
-
-    /// At most one that leads is not fenced, and it is the one of the generation
-    /// in force.
-    pub(super) fn look_at_primaries(&mut self) {
-        let Some(host) = &self.host else { return };
-        let Phase::Serving { primary } = *host.decisions().phase() else { return };
-        let generation: Generation = host.decisions().generation();
-        let wrong = self.bodies.values().find_map(|body| {
-            let page = body.runtime.as_ref()?.fabric().page();
-            (body.id != primary && page.role() == Role::Primary && !body.process.killed.get())
-                .then(|| format!(
-                    "replica {} leads generation {} beside {primary}, who leads {generation}, and is \
-                     not fenced",
-                    body.id,
-                    page.generation(),
-                ))
-        });
-        if let Some(wrong) = wrong {
-            self.flaw("one-primary", wrong);
-        }
-    }
-
-    fn look_at_bounds(&mut self) {
-        let Some(host) = &self.host else { return };
-        let most = self.plan.fabric.intake_bytes / INPUT_BYTES_MIN;
-        if host.pending() > most {
-            let pending = host.pending();
-            self.flaw("bounds", format_args!("{pending} inputs pending"));
-        }
-        if self.judge.kept() > JUDGE_KEEPS_MAX {
-            let kept = self.judge.kept();
-            self.flaw("bounds", format_args!("the judge has to keep {kept} things"));
-        }
-    }
-
-    /// What a replica calls committed stays committed; logs match.
-    fn look_at_commits(&mut self) {
-        let mut wrong = None;
-        for (&serial, body) in &self.bodies {
-            let Some(runtime) = &body.runtime else { continue };
-            let commit = runtime.replica().progress().commit.0;
-            let last = self.faults.commits.insert(serial, commit).unwrap_or(0);
-            if commit < last {
-                wrong = Some(format!("replica {}: commit {last} became {commit}", body.id));
-            }
-        }
-        if let Some(wrong) = wrong {
-            self.flaw("commit-monotonic", wrong);
-        }
-        // Logs are long, and differ for good once they differ.
-        if (self.now_us() / LOOK_PERIOD_US).is_multiple_of(100) {
-            self.look_at_logs();
-        }
-    }
-
-    fn look_at_logs(&mut self) {
-        let mut seen = std::collections::BTreeMap::new();
-        let mut wrong = None;
-        for body in self.bodies.values().filter(|body| body.lives()) {
-            let Some(runtime) = &body.runtime else { continue };
-            for (index, term, _, data) in runtime.replica().log_entries() {
-                let (other, theirs) = seen.entry((index, term)).or_insert((body.id, data));
-                if *theirs != data {
-                    wrong = Some(format!(
-                        "entry {index:?} of term {term:?} differs in replicas {other} and {}",
-                        body.id
-                    ));
-                }
-            }
-        }
-        if let Some(wrong) = wrong {
-            self.flaw("log-matching", wrong);
-        }
-    }
-
-    /// The states of standbys are the reference's.
-    fn look_at_states(&mut self) {
-        let now_us = self.now_us();
-        let mut states = Vec::new();
-        for body in self.bodies.values().filter(|body| body.lives() && !body.doomed) {
-            let Some(runtime) = &body.runtime else { continue };
-            if runtime.fabric().page().role() == Role::Standby {
-                states.push(runtime.replica().state());
-            }
-        }
-        for (no, digest) in states {
-            self.judge.replica_state(no, digest, now_us);
-        }
     }
 
     fn verdict(mut self, plan: String) -> RunVerdict {

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use coordinator::Token;
 use replica::error::Fatal;
 use rustix::event::epoll::EventFlags;
+use state_machine::InputNo;
 
 use super::disk::SimDisk;
 use super::host::{micros, panic_text};
@@ -102,7 +103,11 @@ impl World {
                 let text = panic_text(&*panic);
                 page.mark_crashed(text.as_bytes());
                 let excused = body.doomed;
+                let applying = InputNo(page.applying_input());
                 std::mem::forget(body.runtime.take());
+                if applying != InputNo(0) {
+                    self.died_applying(applying);
+                }
                 if !excused {
                     self.flaw("replica", format_args!("replica {id} panicked: {text}"));
                 }
@@ -110,6 +115,7 @@ impl World {
             }
         };
         self.note("replica", id.0, "steps", values);
+        self.stepped(serial);
         self.call_replica(serial, now_us + next);
         self.answer_doorbells();
     }
@@ -121,6 +127,7 @@ impl World {
         self.note("replica", id.0, "stops", [serial, 0, 0, 0]);
         self.trace.say(self.clock.now_us(), &format_args!("replica {id}: {fatal}"));
         self.stats.stops += 1;
+        self.stop_seen(serial, fatal);
         self.dies(serial);
     }
 
@@ -145,6 +152,8 @@ impl World {
             return;
         }
         body.alive.end();
+        let page = body.runtime.as_ref().map(|runtime| runtime.fabric().page());
+        let applying = page.map_or(0, |page| page.applying_input());
         body.runtime = None;
         body.asleep = false;
         body.next_us = u64::MAX;
@@ -157,6 +166,9 @@ impl World {
         let gone = (noticed + self.delay(0, 60_000)).max(told);
         self.after(noticed, What::Noticed(serial));
         self.after(gone, What::Gone(serial));
+        if applying != 0 {
+            self.died_applying(InputNo(applying));
+        }
         self.answer_doorbells();
     }
 

@@ -29,6 +29,7 @@ use super::people::Person;
 use super::plan::Plan;
 use super::trace::{Entry, Trace, TraceMode};
 use super::verdict::{Flaw, Stats};
+use super::watch::Watch;
 use crate::rng::Rng;
 
 /// Who acts, or what happens, at a moment.
@@ -94,6 +95,7 @@ pub(super) struct World {
     pub(super) judge: Judge,
     pub(super) sampler: Sampler,
     pub(super) faults: Faults,
+    pub(super) watch: Watch,
     pub(super) healing: bool,
     pub(super) stats: Stats,
     pub(super) flaws: Vec<Flaw>,
@@ -121,6 +123,7 @@ impl World {
         let mut world = Self {
             sampler: sampler(&plan),
             faults: Faults::new(&plan),
+            watch: Watch::default(),
             clock: Clock::default(),
             rng,
             queue: BinaryHeap::new(),

@@ -1,0 +1,169 @@
+//! What must always hold, looked at while a run goes on: from inside, where a
+//! broken promise shows long before a client could notice.
+//!
+//! What is cheap is looked at whenever it may have changed, after each turn
+//! of the host's loop and after each step of a replica; the rest from time to time.
+
+mod group;
+mod replicas;
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hypervisor::decision::{Phase, Standing};
+use hypervisor::fabric::Role;
+use hypervisor::{Generation, ReplicaId};
+use state_machine::InputNo;
+
+use super::world::World;
+
+/// How often everything is looked at.
+pub(super) const LOOK_PERIOD_US: u64 = 50_000;
+/// What the judge may have to keep at once.
+const JUDGE_KEEPS_MAX: usize = 200_000;
+/// Inputs that may be pending in an intake of this many bytes: the smallest
+/// takes 32.
+const INPUT_BYTES_MIN: usize = 32;
+
+/// What the checkers remember.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// The generation that was in force when the host was looked at last.
+    reign: Generation,
+    /// Who was fenced when it began.
+    fenced: BTreeSet<ReplicaId>,
+    /// Who was to lead it when the host was looked at last.
+    candidate: Option<ReplicaId>,
+    /// The generation of the last primary that served.
+    promoted: Generation,
+    /// The generation that each body has last shown.
+    followed: BTreeMap<u64, u64>,
+    /// What each body has said to be committed.
+    commits: BTreeMap<u64, u64>,
+    /// Bodies that the host has given up, and when.
+    given_up: BTreeMap<u64, u64>,
+    /// Bodies with a flipped bit, and when it was flipped.
+    pub(super) flips: BTreeMap<u64, u64>,
+    /// Inputs that are made to kill.
+    pub(super) poisons: BTreeSet<InputNo>,
+    /// Inputs that somebody was applying when he died.
+    struck: BTreeSet<InputNo>,
+    /// How many have died of each input since the host began.
+    deaths: BTreeMap<InputNo, u32>,
+    waiting: Option<service::Waiting>,
+}
+
+impl World {
+    /// The host's process begins, for the first time or again.
+    pub(super) fn watch_host_begin(&mut self) {
+        self.watch.deaths.clear();
+        self.watch.given_up.clear();
+        self.watch.waiting = None;
+    }
+
+    /// The host has taken a turn.
+    pub(super) fn watch_host_turn(&mut self) {
+        self.look_at_decisions();
+        self.look_at_progress();
+    }
+
+    /// Looks at everything that must always hold.
+    pub(super) fn look(&mut self) {
+        self.take_objections();
+        self.look_at_primaries();
+        self.look_at_bounds();
+        self.look_at_voters();
+        self.look_for_survivors();
+        self.look_for_damage();
+        // Logs are long, and differ for good once they differ.
+        if (self.now_us() / LOOK_PERIOD_US).is_multiple_of(100) {
+            self.look_at_logs();
+        }
+        let quiet = self.host.as_ref().is_some_and(|host| {
+            let decisions = host.decisions();
+            matches!(decisions.phase(), Phase::Serving { .. })
+                && decisions.members().all(|(_, _, standing)| standing == Standing::Voter)
+        });
+        if quiet {
+            self.close_faults();
+            self.look_at_states();
+        }
+    }
+
+    pub(super) fn take_objections(&mut self) {
+        let objections: Vec<_> = self.judge.violations().to_vec();
+        for objection in objections {
+            self.flaw(objection.kind.name(), objection);
+        }
+    }
+
+    /// At most one that leads is not fenced, and it is the one of the generation
+    /// in force.
+    pub(super) fn look_at_primaries(&mut self) {
+        let Some(host) = &self.host else { return };
+        let Phase::Serving { primary } = *host.decisions().phase() else { return };
+        let generation: Generation = host.decisions().generation();
+        let wrong = self.bodies.values().find_map(|body| {
+            let page = body.runtime.as_ref()?.fabric().page();
+            (body.id != primary && page.role() == Role::Primary && !body.process.killed.get())
+                .then(|| format!(
+                    "replica {} leads generation {} beside {primary}, who leads {generation}, and is \
+                     not fenced",
+                    body.id,
+                    page.generation(),
+                ))
+        });
+        if let Some(wrong) = wrong {
+            self.flaw("one-primary", wrong);
+        }
+    }
+
+    fn look_at_bounds(&mut self) {
+        let Some(host) = &self.host else { return };
+        let most = self.plan.fabric.intake_bytes / INPUT_BYTES_MIN;
+        if host.pending() > most {
+            let pending = host.pending();
+            self.flaw("bounds", format_args!("{pending} inputs pending"));
+        }
+        if self.judge.kept() > JUDGE_KEEPS_MAX {
+            let kept = self.judge.kept();
+            self.flaw("bounds", format_args!("the judge has to keep {kept} things"));
+        }
+    }
+
+    /// Logs match.
+    fn look_at_logs(&mut self) {
+        let mut seen = BTreeMap::new();
+        let mut wrong = None;
+        for body in self.bodies.values().filter(|body| body.lives()) {
+            let Some(runtime) = &body.runtime else { continue };
+            for (index, term, _, data) in runtime.replica().log_entries() {
+                let (other, theirs) = seen.entry((index, term)).or_insert((body.id, data));
+                if *theirs != data {
+                    wrong = Some(format!(
+                        "entry {index:?} of term {term:?} differs in replicas {other} and {}",
+                        body.id
+                    ));
+                }
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.flaw("log-matching", wrong);
+        }
+    }
+
+    /// The states of standbys are the reference's.
+    fn look_at_states(&mut self) {
+        let now_us = self.now_us();
+        let mut states = Vec::new();
+        for body in self.bodies.values().filter(|body| body.lives() && !body.doomed) {
+            let Some(runtime) = &body.runtime else { continue };
+            if runtime.fabric().page().role() == Role::Standby {
+                states.push(runtime.replica().state());
+            }
+        }
+        for (no, digest) in states {
+            self.judge.replica_state(no, digest, now_us);
+        }
+    }
+}
