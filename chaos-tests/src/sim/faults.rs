@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use hypervisor::ReplicaId;
 use hypervisor::decision::{AckPolicy, Event, Phase, Standing};
+use hypervisor::fabric::DigestRecord;
 use replica::protocol::ToReplica;
 use state_machine::Input;
 
@@ -228,9 +229,13 @@ impl World {
                 let id = self.bodies[&serial].id;
                 self.doom(serial);
                 let seed = rng.next_u64();
-                self.host.as_mut()?.order(id, &ToReplica::Corrupt { seed });
                 let now_us = self.now_us();
-                self.watch.flips.insert(serial, now_us);
+                if seed % 10 < 3 && self.show_wrong_digest(serial) {
+                    self.watch.lies.insert(serial, now_us);
+                } else {
+                    self.host.as_mut()?.order(id, &ToReplica::Corrupt { seed });
+                    self.watch.flips.insert(serial, now_us);
+                }
                 self.opened(class, component)
             }
             Class::RingBitFlip | Class::HostileRing => {
@@ -349,6 +354,18 @@ impl World {
             }
             _ => None,
         }
+    }
+
+    /// A replica shows another digest than it should, as one would that went
+    /// astray and does not notice.
+    fn show_wrong_digest(&self, serial: u64) -> bool {
+        let Some(runtime) = self.bodies.get(&serial).and_then(|body| body.runtime.as_ref()) else {
+            return false;
+        };
+        let page = runtime.fabric().page();
+        let Some(last) = page.digests().pop() else { return false };
+        page.publish_digest(DigestRecord { digest: !last.digest, ..last });
+        true
     }
 
     /// The host's process ends, and with it all replicas.

@@ -44,6 +44,8 @@ pub(super) struct Watch {
     given_up: BTreeMap<u64, u64>,
     /// Bodies with a flipped bit, and when it was flipped.
     pub(super) flips: BTreeMap<u64, u64>,
+    /// Bodies that show a wrong digest, and since when.
+    pub(super) lies: BTreeMap<u64, u64>,
     /// Inputs that are made to kill.
     pub(super) poisons: BTreeSet<InputNo>,
     /// Inputs that somebody was applying when he died.
@@ -75,6 +77,7 @@ impl World {
         self.look_at_voters();
         self.look_for_survivors();
         self.look_for_damage();
+        self.look_for_lies();
         // Logs are long, and differ for good once they differ.
         if (self.now_us() / LOOK_PERIOD_US).is_multiple_of(100) {
             self.look_at_logs();

@@ -7,6 +7,8 @@ use xenstore::Xenstore;
 
 use crate::sim::world::World;
 
+/// One that shows another digest than the others is given up within this time.
+const LIE_LIMIT_US: u64 = 5_000_000;
 /// A flipped bit in the state is found within this time, or does no harm.
 const DAMAGE_LIMIT_US: u64 = 15_000_000;
 
@@ -81,6 +83,18 @@ impl World {
         None
     }
 
+    /// Who shows another digest than the others is given up.
+    pub(super) fn look_for_lies(&mut self) {
+        let now_us = self.now_us();
+        let bodies = &self.bodies;
+        self.watch.lies.retain(|serial, _| bodies.get(serial).is_some_and(|b| b.lives()));
+        let long_ago = self.watch.lies.iter().find(|(_, at_us)| **at_us + LIE_LIMIT_US < now_us);
+        if let Some((serial, _)) = long_ago {
+            let id = self.bodies[serial].id;
+            self.flaw("divergence", format_args!("{id} shows a wrong digest, and is not given up"));
+        }
+    }
+
     /// Damage that was done long ago was found, or is none any more.
     pub(super) fn look_for_damage(&mut self) {
         let now_us = self.now_us();
@@ -93,7 +107,7 @@ impl World {
             return;
         };
         let state = runtime.replica().numbered();
-        let restored = teeth::spared(|| {
+        let restored = ::teeth::spared(|| {
             let mut bytes = Vec::new();
             Numbered::<Xenstore>::encode(&state.freeze(), &mut bytes);
             Numbered::<Xenstore>::restore(&mut Reader::new(&bytes))

@@ -2,22 +2,21 @@
 
 use coordinator::Service;
 use hypervisor::decision::Phase;
-use state_machine::InputNo;
 
 use crate::sim::plan::Doorbells;
 use crate::sim::world::World;
 
-/// Where nothing goes wrong, an input is answered and freed within this time. A
+/// Where nothing goes wrong, an input is answered within this time. A
 /// wake-up that is lost costs a beat, which is longer.
 const QUIET_LIMIT_US: u64 = 8_000;
-/// However much goes wrong, inputs are not pending for longer while a primary
+/// However much goes wrong, nobody waits for longer for any answer while a primary
 /// serves: one that gets nothing done is replaced.
 const STANDSTILL_LIMIT_US: u64 = 12_000_000;
 
-/// The oldest input that waits.
+/// Since when somebody waits, and nobody was answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiting {
-    no: InputNo,
+    delivered: u64,
     since_us: u64,
 }
 
@@ -37,22 +36,22 @@ impl World {
         };
         let serving = host.service() == Service::Serving
             && matches!(host.decisions().phase(), Phase::Serving { .. });
-        let oldest = InputNo(host.fabric().page().freed_input() + 1);
-        let pending = host.pending();
+        let delivered = host.deliveries().delivered;
+        let somebody_waits = host.is_waiting();
         let now_us = self.now_us();
         let limit = if self.is_quiet() { QUIET_LIMIT_US } else { STANDSTILL_LIMIT_US };
         if let Some(waiting) = self.watch.waiting
             && serving
             && now_us - waiting.since_us > limit
         {
-            let (no, waited) = (waiting.no, now_us - waiting.since_us);
+            let waited = now_us - waiting.since_us;
             self.watch.waiting = None;
-            return self.flaw("standstill", format_args!("{no} is pending for {waited} us"));
+            return self.flaw("standstill", format_args!("nobody was answered for {waited} us"));
         }
-        if !serving || pending == 0 {
+        if !serving || !somebody_waits {
             self.watch.waiting = None;
-        } else if self.watch.waiting.is_none_or(|waiting| waiting.no != oldest) {
-            self.watch.waiting = Some(Waiting { no: oldest, since_us: now_us });
+        } else if self.watch.waiting.is_none_or(|waiting| waiting.delivered != delivered) {
+            self.watch.waiting = Some(Waiting { delivered, since_us: now_us });
         }
     }
 }

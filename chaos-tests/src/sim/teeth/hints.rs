@@ -1,0 +1,129 @@
+//! In which kind of run a bug shows soon.
+
+use ::teeth::Bug;
+use hypervisor::decision::AckPolicy;
+
+use crate::report::record::FaultClass;
+use crate::sim::machine::Disks;
+use crate::sim::plan::{Doorbells, Plan};
+
+/// A kind of run.
+#[derive(Clone, Copy, Debug)]
+pub struct Hint {
+    /// The seed to begin with.
+    pub first_seed: u64,
+    /// The test that catches it where the simulator of a whole host cannot.
+    pub elsewhere: Option<&'static str>,
+    replicas: u8,
+    ack: AckPolicy,
+    disks: Disks,
+    classes: &'static [FaultClass],
+    gap_ms: u64,
+    span_s: u64,
+    /// Pause of a client between two requests, on average.
+    think_us: u64,
+}
+
+use FaultClass as Class;
+
+/// Replicas die, now and then while another one takes over.
+const DEATHS: Hint = Hint {
+    first_seed: 1,
+    elsewhere: None,
+    replicas: 3,
+    ack: AckPolicy::AllLive,
+    disks: Disks::None,
+    classes: &[Class::Crash, Class::CrashMidStep, Class::KillInFailover],
+    gap_ms: 300,
+    span_s: 8,
+    think_us: 10_000,
+};
+
+/// No fault: what is wrong shows all the same.
+const QUIET: Hint = Hint { classes: &[], span_s: 5, ..DEATHS };
+
+/// Replicas die while others are being built.
+const REBUILDS: Hint = Hint { classes: &[Class::Crash, Class::KillInRebuild], ..DEATHS };
+
+/// The role of the primary is handed on.
+const PROMOTIONS: Hint = Hint { classes: &[Class::PromoteStorm, Class::Crash], ..DEATHS };
+
+/// Deaths in a group of which a majority answers.
+const QUORUM: Hint = Hint {
+    replicas: 4,
+    ack: AckPolicy::Quorum,
+    classes: &[Class::Crash, Class::KillInRebuild, Class::KillInFailover, Class::Scale],
+    ..DEATHS
+};
+
+/// Inputs that kill whoever applies them.
+const POISON: Hint =
+    Hint { replicas: 5, classes: &[Class::Poison, Class::Crash], gap_ms: 500, ..DEATHS };
+
+/// All replicas die, and their disks are left.
+const DISKS: Hint = Hint {
+    disks: Disks::Synced,
+    classes: &[Class::KillAll, Class::Crash, Class::HostCrash],
+    ..DEATHS
+};
+
+/// Bits flip in the state.
+const FLIPS: Hint = Hint { classes: &[Class::StateBitFlip], gap_ms: 500, span_s: 20, ..DEATHS };
+
+const CONSENSUS: &str = "consensus, tests/group: deliberate_bugs_are_caught";
+const REPLICAS: &str = "replica, tests/group: deliberate_bugs_are_caught";
+
+impl Hint {
+    /// The hint for a bug.
+    #[must_use]
+    pub const fn of(bug: Bug) -> Self {
+        match bug {
+            Bug::SleepUnannounced
+            | Bug::StandbyNeverRings
+            | Bug::ReadConflictMissed
+            | Bug::EventBeforeCommit
+            | Bug::PermsDigestStale
+            | Bug::AllLiveAtMajority
+            | Bug::DirtyRead => QUIET,
+            Bug::SnapshotForgetsInputs
+            | Bug::SnapshotAheadOfCommit
+            | Bug::RebuildUntold
+            | Bug::LearnerCounted
+            | Bug::SlotReusedTooEarly => REBUILDS,
+            Bug::VoterToldUnsettled => Self { elsewhere: Some(REPLICAS), ..REBUILDS },
+            Bug::ReleasedMarkKept | Bug::DrainedTooEarly | Bug::Overtaking => PROMOTIONS,
+            Bug::DeadNeverRemoved | Bug::CampaignNotRepeated => QUORUM,
+            Bug::MembershipToldEarly => Self { elsewhere: Some(REPLICAS), ..QUORUM },
+            Bug::VoteTwice => Self { elsewhere: Some(CONSENSUS), ..QUORUM },
+            Bug::QuarantineSkipped | Bug::QuarantineNotReplicated | Bug::StrikesForgotten => POISON,
+            Bug::FirstDiskRecovered | Bug::EntriesNotStored => DISKS,
+            Bug::CertificateNotInTerm => Self { elsewhere: Some(CONSENSUS), ..DISKS },
+            Bug::PermsNotDigested | Bug::ScrubStaysShallow | Bug::DivergenceIgnored => FLIPS,
+            Bug::HangNeverSuspected => Self { classes: &[Class::Hang], span_s: 20, ..DEATHS },
+            Bug::ProgressIgnored => {
+                Self { classes: &[Class::HostileRing, Class::Slow], span_s: 30, ..DEATHS }
+            }
+            Bug::LateSampleCounted => Self { classes: &[Class::ClockJump], ..DEATHS },
+            _ => DEATHS,
+        }
+    }
+
+    /// The plan of a seed, made to a run of this kind.
+    pub(super) fn plan(self, drawn: Plan) -> Plan {
+        let mut plan = drawn;
+        plan.span_us = self.span_s * 1_000_000;
+        plan.replicas = self.replicas;
+        plan.ack = self.ack;
+        plan.disks = self.disks;
+        plan.rebuild = true;
+        plan.fault_gap_us = (!self.classes.is_empty()).then_some(self.gap_ms * 1_000);
+        plan.weights = self.classes.iter().map(|class| (*class, 1)).collect();
+        plan.doorbells = Doorbells::default();
+        plan.held_up = 0;
+        plan.stretch = 4;
+        plan.to_the_end = false;
+        plan.population.clients = 10;
+        plan.population.think_us = self.think_us;
+        plan
+    }
+}
