@@ -233,8 +233,10 @@ impl<M: StateMachine> Runtime<M> {
                     Ok(true) => self.replica.on_peer(id, &buffer),
                     Ok(false) => break,
                     Err(error) => {
-                        // Its memory is its own affair; the host will find out.
+                        // The two cannot work together any more: one has to go.
                         tracing::warn!(peer = %id, %error, "stopped reading a peer");
+                        self.fabric.page().set_unreadable(id);
+                        self.fabric.ring_host();
                         self.fabric.unbind_peer(slot);
                         self.slots.remove(&id);
                         break;

@@ -30,6 +30,7 @@ mod word {
     pub(super) const GENERATION: usize = 8;
     pub(super) const ROLE: usize = 16;
     pub(super) const MEMORY_BYTES: usize = 24;
+    pub(super) const UNREADABLE: usize = 32;
     // Written by the kernel when the main thread ends.
     pub(super) const LIFE: usize = 64;
     // Written with every round of the main loop.
@@ -236,6 +237,8 @@ words! { ReplicaPageView, ReplicaPage:
     role, set_role: Role = word::ROLE, Role::from_word, Role::to_word;
     /// Memory that the replica's state takes, in bytes.
     memory_bytes, set_memory_bytes: u64 = word::MEMORY_BYTES, |n| n, |n| n;
+    /// A peer whose ring to this replica makes no sense; none while all do.
+    unreadable, set_unreadable: ReplicaId = word::UNREADABLE, ReplicaId, |r| r.0;
     /// Counts rounds of the replica's main loop.
     beats, set_beats: u64 = word::BEAT, |n| n, |n| n;
     /// Whether it has had nothing to do for a while, and beats more seldom.

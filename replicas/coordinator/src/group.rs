@@ -40,6 +40,8 @@ struct Member<P: Platform> {
     ready: bool,
     /// Bound to the component's core.
     pinned: bool,
+    /// The peer that it cannot read, as far as that was believed.
+    accused: Option<ReplicaId>,
 }
 
 /// See the module.

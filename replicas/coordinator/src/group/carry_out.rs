@@ -88,6 +88,7 @@ impl<P: Platform> Group<P> {
             fenced: false,
             ready: false,
             pinned: false,
+            accused: None,
         };
         let peers = self
             .members

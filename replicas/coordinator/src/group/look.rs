@@ -39,6 +39,7 @@ impl<P: Platform> Group<P> {
         if thorough {
             self.look_for_hangs(inputs_wait, fabric, &mut notices);
             self.look_for_divergence(fabric, &mut notices);
+            self.look_for_accusations(fabric, &mut notices);
             self.look_for_gone(fabric);
             self.spawn_postponed(fabric);
             self.pin_voters();
@@ -281,6 +282,33 @@ impl<P: Platform> Group<P> {
                 format!("replica {id} has another digest than the others at the same index"),
             );
             self.failed(id, Cause::Corrupt, fabric, notices);
+        }
+    }
+
+    /// Whose ring is unreadable for a peer has spoiled it, for it alone writes
+    /// there. Since anybody can say so of anybody, each is believed once; who says
+    /// it of a second one is the more likely cause.
+    fn look_for_accusations(&mut self, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
+        let mut spoiled = BTreeSet::new();
+        for (&id, member) in self.members.iter().filter(|(_, member)| !member.fenced) {
+            let accused = fabric.replica_page(member.slot).unreadable();
+            let lives = self.members.get(&accused).is_some_and(|member| !member.fenced);
+            if lives && accused != id {
+                let first = member.accused.is_none_or(|before| before == accused);
+                spoiled.insert((id, accused, first));
+            }
+        }
+        for (accuser, accused, first) in spoiled {
+            let Some(member) = self.members.get_mut(&accuser).filter(|m| !m.fenced) else {
+                continue;
+            };
+            member.accused = Some(accused);
+            let wrong = if first { accused } else { accuser };
+            self.log(
+                &[Tag::Monitor, Tag::Xenstore],
+                format!("replica {accuser} cannot read what replica {accused} writes"),
+            );
+            self.failed(wrong, Cause::Misbehaved, fabric, notices);
         }
     }
 
