@@ -83,7 +83,7 @@ impl Population {
         let mut rng = Rng::new(seed ^ 0x706f_7075);
         let clients = 3 + rng.below(10);
         let per_second = 10 + rng.below(90);
-        let think_us = (clients * 1_000_000 / per_second) as u64;
+        let think_us = ((clients * 1_000_000 / per_second) as u64).min(300_000);
         Self { seed, clients, think_us, keys: u32::try_from(2 + rng.below(6)).unwrap_or(2) }
     }
 
