@@ -1,6 +1,6 @@
 # R-VMM. `make demo` is the place to start.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check bench install clean
+.PHONY: help setup build demo test soak check bench install clean
 
 # Where rustup puts cargo; setup may just have installed it.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -23,6 +23,9 @@ demo: build ## Break primaries under load for 15 seconds; fails if anything is l
 test: ## Run all tests
 	@scripts/setup python3-venv chromium
 	scripts/test
+
+soak: build ## Hours of simulated and of real faults (SOAK=8h, SOAK_REAL as long)
+	scripts/soak
 
 check: setup ## Check formatting and lints
 	cargo fmt --all --check

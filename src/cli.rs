@@ -17,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{ConfigError, Loaded, Override, Sources};
 use crate::control::{Client, ControlError};
+use crate::panics::abort_on_panic;
 use crate::start::control_socket;
 
 /// The command under which the daemon starts its replicas. It is not for
@@ -68,7 +69,11 @@ enum Command {
 /// Runs the command line and returns the process's exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(&command, Command::Chaos(chaos) if chaos.simulates()) {
+        abort_on_panic();
+    }
+    let result = match command {
         Command::Up(args) => up::up(args),
         Command::Down(args) => control::down(&args),
         Command::Status(args) => status::status(&args),

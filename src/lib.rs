@@ -12,5 +12,6 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod host;
+pub mod panics;
 pub mod start;
 pub mod status;

@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     // the command line's parser.
     if args.first().is_some_and(|first| first == rvmm::cli::REPLICA_COMMAND) {
         args.remove(0);
+        rvmm::panics::abort_on_panic();
         return rvmm::host::replica(args);
     }
     rvmm::cli::main()

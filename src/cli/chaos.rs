@@ -33,6 +33,13 @@ pub(super) enum ChaosCommand {
     Report(report::ReportArgs),
 }
 
+impl ChaosCommand {
+    /// Whether replicas run in this process.
+    pub(super) fn simulates(&self) -> bool {
+        matches!(self, Self::Sim(_) | Self::Replay(_) | Self::Shrink(_))
+    }
+}
+
 pub(super) fn chaos(command: ChaosCommand) -> anyhow::Result<ExitCode> {
     match command {
         ChaosCommand::List(args) => list::list(&args),

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use chaos::report::summary::duration;
+use chaos::sim::many::guarded;
 use chaos::sim::{Flaw, RunVerdict, TraceMode};
 use clap::Args;
 
@@ -21,7 +22,8 @@ pub(crate) struct ReplayArgs {
 
 pub(crate) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let case = args.case.case();
-    let verdict = case.run(if args.trace { TraceMode::Text } else { TraceMode::Digest });
+    let mode = if args.trace { TraceMode::Text } else { TraceMode::Digest };
+    let verdict = guarded(&case, |case| case.run(mode));
     print(&verdict.trace)?;
     print(describe(&verdict))?;
     if verdict.is_clean() {
