@@ -42,7 +42,10 @@ fn a_budget_ends_it() {
     let output = rvmm(&["sim", "--from", "1", "--budget", "1s", "--span", "1s"]);
     let text = said(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("every promise was kept\nagain: rvmm chaos sim --from 1 --seeds "), "{text}");
+    assert!(
+        text.contains("every promise was kept\nagain: rvmm chaos sim --from 1 --seeds "),
+        "{text}"
+    );
 }
 
 #[test]
