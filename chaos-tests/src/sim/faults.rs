@@ -230,8 +230,9 @@ impl World {
                 self.doom(serial);
                 let seed = rng.next_u64();
                 let now_us = self.now_us();
-                if seed % 10 < 3 && self.show_wrong_digest(serial) {
-                    self.watch.lies.insert(serial, now_us);
+                let lie = if seed % 10 < 3 { self.show_wrong_digest(serial) } else { None };
+                if let Some(index) = lie {
+                    self.watch.lies.insert(serial, (index, now_us));
                 } else {
                     self.host.as_mut()?.order(id, &ToReplica::Corrupt { seed });
                     self.watch.flips.insert(serial, now_us);
@@ -357,15 +358,26 @@ impl World {
     }
 
     /// A replica shows another digest than it should, as one would that went
-    /// astray and does not notice.
-    fn show_wrong_digest(&self, serial: u64) -> bool {
-        let Some(runtime) = self.bodies.get(&serial).and_then(|body| body.runtime.as_ref()) else {
-            return false;
-        };
+    /// astray and does not notice; of which place in the log.
+    fn show_wrong_digest(&self, serial: u64) -> Option<u64> {
+        let runtime = self.bodies.get(&serial)?.runtime.as_ref()?;
         let page = runtime.fabric().page();
-        let Some(last) = page.digests().pop() else { return false };
+        let last = page.digests().pop()?;
+        if !self.shows_digest_beside(serial, last.log_index) {
+            return None;
+        }
         page.publish_digest(DigestRecord { digest: !last.digest, ..last });
-        true
+        Some(last.log_index)
+    }
+
+    /// Whether a living voter beside this replica shows its digest of this place.
+    pub(super) fn shows_digest_beside(&self, serial: u64, log_index: u64) -> bool {
+        self.healthy_voters().iter().filter(|other| **other != serial).any(|other| {
+            let runtime = self.bodies[other].runtime.as_ref();
+            runtime.is_some_and(|runtime| {
+                runtime.fabric().page().digests().iter().any(|r| r.log_index == log_index)
+            })
+        })
     }
 
     /// The host's process ends, and with it all replicas.

@@ -145,9 +145,12 @@ impl World {
             people_epoll: epoll::create(flags)?,
             knocking: BTreeMap::new(),
             accepted: BTreeSet::new(),
-            judge: Judge::new(match plan.disks {
-                Disks::Unsynced => super::JUDGE_HORIZON,
-                Disks::None | Disks::Synced => 0,
+            // Its reference begins as it goes on: without deliberate bugs.
+            judge: ::teeth::spared(|| {
+                Judge::new(match plan.disks {
+                    Disks::Unsynced => super::JUDGE_HORIZON,
+                    Disks::None | Disks::Synced => 0,
+                })
             }),
             healing: false,
             stats: Stats::default(),

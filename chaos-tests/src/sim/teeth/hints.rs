@@ -42,6 +42,15 @@ const DEATHS: Hint = Hint {
 /// No fault: what is wrong shows all the same.
 const QUIET: Hint = Hint { classes: &[], span_s: 5, ..DEATHS };
 
+/// Deaths under load, with replicas among them that lag far behind: much is under
+/// way whenever somebody dies.
+const LAGGARDS: Hint = Hint {
+    classes: &[Class::Slow, Class::Slow, Class::Crash, Class::CrashMidStep],
+    gap_ms: 100,
+    think_us: 2_000,
+    ..DEATHS
+};
+
 /// Replicas die while others are being built.
 const REBUILDS: Hint = Hint { classes: &[Class::Crash, Class::KillInRebuild], ..DEATHS };
 
@@ -83,26 +92,41 @@ impl Hint {
             | Bug::ReadConflictMissed
             | Bug::EventBeforeCommit
             | Bug::PermsDigestStale
-            | Bug::AllLiveAtMajority
-            | Bug::DirtyRead => QUIET,
-            Bug::SnapshotForgetsInputs
-            | Bug::SnapshotAheadOfCommit
-            | Bug::RebuildUntold
-            | Bug::LearnerCounted
-            | Bug::SlotReusedTooEarly => REBUILDS,
+            | Bug::AllLiveAtMajority => QUIET,
+            Bug::DirtyRead
+            | Bug::Overtaking
+            | Bug::WatermarkOffByOne
+            | Bug::QueryOvertaken
+            | Bug::ShortestLogPromoted
+            | Bug::ReplyBeforeCommit => LAGGARDS,
+            Bug::SnapshotAheadOfCommit => {
+                Self { classes: &[Class::Slow, Class::Crash, Class::KillInRebuild], ..LAGGARDS }
+            }
+            Bug::DrainedTooEarly => {
+                Self { classes: &[Class::Slow, Class::PromoteStorm], ..LAGGARDS }
+            }
+            Bug::SnapshotForgetsInputs => Self { think_us: 1_000_000, ..REBUILDS },
+            Bug::KillSkipped => Self { classes: &[Class::Hang], ..DEATHS },
+            Bug::RebuildUntold | Bug::LearnerCounted | Bug::SlotReusedTooEarly => REBUILDS,
             Bug::VoterToldUnsettled => Self { elsewhere: Some(REPLICAS), ..REBUILDS },
-            Bug::ReleasedMarkKept | Bug::DrainedTooEarly | Bug::Overtaking => PROMOTIONS,
-            Bug::DeadNeverRemoved | Bug::CampaignNotRepeated => QUORUM,
+            Bug::ReleasedMarkKept => PROMOTIONS,
+            Bug::DeadNeverRemoved => QUORUM,
+            Bug::CampaignNotRepeated => Self {
+                replicas: 5,
+                classes: &[Class::HostileRing, Class::RingBitFlip, Class::Crash],
+                ..DEATHS
+            },
             Bug::MembershipToldEarly => Self { elsewhere: Some(REPLICAS), ..QUORUM },
             Bug::VoteTwice => Self { elsewhere: Some(CONSENSUS), ..QUORUM },
             Bug::QuarantineSkipped | Bug::QuarantineNotReplicated | Bug::StrikesForgotten => POISON,
-            Bug::FirstDiskRecovered | Bug::EntriesNotStored => DISKS,
+            Bug::EntriesNotStored => DISKS,
+            Bug::FirstDiskRecovered => {
+                Self { classes: &[Class::Crash, Class::KillAll], gap_ms: 50, ..DISKS }
+            }
             Bug::CertificateNotInTerm => Self { elsewhere: Some(CONSENSUS), ..DISKS },
             Bug::PermsNotDigested | Bug::ScrubStaysShallow | Bug::DivergenceIgnored => FLIPS,
             Bug::HangNeverSuspected => Self { classes: &[Class::Hang], span_s: 20, ..DEATHS },
-            Bug::ProgressIgnored => {
-                Self { classes: &[Class::HostileRing, Class::Slow], span_s: 30, ..DEATHS }
-            }
+            Bug::ProgressIgnored => Self { classes: &[Class::HostileRing], span_s: 30, ..DEATHS },
             Bug::LateSampleCounted => Self { classes: &[Class::ClockJump], ..DEATHS },
             _ => DEATHS,
         }

@@ -8,6 +8,7 @@ use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::error::Fatal;
 use state_machine::InputNo;
 
+use crate::sim::disk::SimDisk;
 use crate::sim::machine::Activity;
 use crate::sim::world::World;
 
@@ -147,7 +148,11 @@ impl World {
     /// A replica has found that it must stop.
     pub(in crate::sim) fn stop_seen(&mut self, serial: u64, why: &Fatal) {
         let Some(body) = self.bodies.get(&serial) else { return };
-        let excused = body.touched || body.process.killed.get() || matches!(why, Fatal::Poisoned);
+        let spoiled = |disk: &SimDisk| disk.faults_hit() > 0;
+        let excused = body.touched
+            || body.process.killed.get()
+            || matches!(why, Fatal::Poisoned)
+            || self.hall.borrow().disks.get(&body.id).is_some_and(spoiled);
         if !excused {
             let id = body.id;
             self.flaw("false-alarm", format_args!("{id} stops, and is well: {why}"));

@@ -44,8 +44,8 @@ pub(super) struct Watch {
     given_up: BTreeMap<u64, u64>,
     /// Bodies with a flipped bit, and when it was flipped.
     pub(super) flips: BTreeMap<u64, u64>,
-    /// Bodies that show a wrong digest, and since when.
-    pub(super) lies: BTreeMap<u64, u64>,
+    /// Bodies that show a wrong digest: of which log index, and since when.
+    pub(super) lies: BTreeMap<u64, (u64, u64)>,
     /// Inputs that are made to kill.
     pub(super) poisons: BTreeSet<InputNo>,
     /// Inputs that somebody was applying when he died.
@@ -66,6 +66,7 @@ impl World {
     /// The host has taken a turn.
     pub(super) fn watch_host_turn(&mut self) {
         self.look_at_decisions();
+        self.look_at_voters();
         self.look_at_progress();
     }
 
@@ -74,7 +75,6 @@ impl World {
         self.take_objections();
         self.look_at_primaries();
         self.look_at_bounds();
-        self.look_at_voters();
         self.look_for_survivors();
         self.look_for_damage();
         self.look_for_lies();

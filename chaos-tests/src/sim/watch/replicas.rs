@@ -88,10 +88,22 @@ impl World {
         let now_us = self.now_us();
         let bodies = &self.bodies;
         self.watch.lies.retain(|serial, _| bodies.get(serial).is_some_and(|b| b.lives()));
-        let long_ago = self.watch.lies.iter().find(|(_, at_us)| **at_us + LIE_LIMIT_US < now_us);
-        if let Some((serial, _)) = long_ago {
-            let id = self.bodies[serial].id;
-            self.flaw("divergence", format_args!("{id} shows a wrong digest, and is not given up"));
+        let lies: Vec<_> = self.watch.lies.iter().map(|(serial, lie)| (*serial, *lie)).collect();
+        for (serial, (log_index, at_us)) in lies {
+            let Some(runtime) = &self.bodies[&serial].runtime else { continue };
+            let shown = runtime.fabric().page().digests();
+            let contradicted = shown.iter().filter(|r| r.log_index == log_index).count() > 1
+                && self.shows_digest_beside(serial, log_index);
+            if !contradicted {
+                // Newer ones have taken its place, here or there.
+                self.watch.lies.remove(&serial);
+            } else if at_us + LIE_LIMIT_US < now_us {
+                let what = format!(
+                    "{} shows a wrong digest, and is not given up",
+                    self.bodies[&serial].id
+                );
+                return self.flaw("divergence", what);
+            }
         }
     }
 
