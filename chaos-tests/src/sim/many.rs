@@ -9,6 +9,8 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::case::Case;
 use super::host::panic_text;
 use super::plan::{Overrides, Plan};
@@ -27,7 +29,7 @@ const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
 /// How much is run.
 #[derive(Clone, Debug)]
 pub struct Effort {
-    /// Threads.
+    /// Threads, or as many as there are descriptors for.
     pub jobs: usize,
     /// When this much time is over, no further run begins.
     pub budget: Option<Duration>,
@@ -107,6 +109,19 @@ pub fn seeds(
     }
 }
 
+/// Descriptors that a run may need at once: half of them are in use at most.
+const DESCRIPTORS: u64 = 200;
+
+/// So many runs have descriptors enough. One that lacks some would seem to break
+/// a promise, so that this process takes as many as it is allowed to have.
+fn jobs_with_descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, ..limit };
+    let granted = if setrlimit(Resource::Nofile, all).is_ok() { all } else { limit };
+    let jobs = granted.current.map_or(u64::MAX, |descriptors| descriptors / DESCRIPTORS);
+    usize::try_from(jobs).unwrap_or(usize::MAX).max(1)
+}
+
 enum Told {
     Begins(Case),
     Ended(Box<RunVerdict>),
@@ -132,7 +147,7 @@ pub fn many(
         if over { None } else { cases(next.fetch_add(1, Ordering::Relaxed)) }
     };
     let shared = Arc::new((hand_out, run));
-    let jobs = effort.jobs.max(1);
+    let jobs = effort.jobs.clamp(1, jobs_with_descriptors());
     let (tell, told) = sync_channel::<(usize, Told)>(2 * jobs);
     let mut workers = Vec::with_capacity(jobs);
     for worker in 0..jobs {
