@@ -376,3 +376,28 @@ fn connections_beyond_the_limit_are_turned_away() {
     });
     served.expect("there is room again");
 }
+
+#[test]
+fn without_descriptors_the_host_waits_and_serves_those_it_has() {
+    let host = host();
+    let mut client = Client::connect(host.socket()).expect("connects");
+    let pid = i32::try_from(host.pid()).ok().and_then(rustix::process::Pid::from_raw);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", host.pid())).expect("its own").count();
+    let before = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let few = rustix::process::Rlimit { current: Some(open as u64 + 4), ..before };
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, few).expect("is lowered");
+    let waiting: Vec<_> = (0..16).map(|_| raw(&host)).collect();
+    // Meanwhile many turns of the loop would be taken in vain.
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(25));
+        client.directory(Tx::NONE, "/").expect("who is connected is served");
+    }
+    let told = host.log().matches("accept failed").count();
+    assert!((1..=3).contains(&told), "told {told} times\n{}", host.log());
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, before).expect("is raised");
+    let last = waiting.into_iter().next_back().expect("sixteen wait");
+    let mut request = header(MessageType::Directory.to_u32(), 2).to_vec();
+    request.extend_from_slice(b"/\0");
+    (&last).write_all(&request).expect("is sent");
+    (&last).read_exact(&mut [0; 16]).expect("those who waited are let in and answered");
+}

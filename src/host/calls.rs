@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use coordinator::Service;
 use hypervisor::decision::{Event, Phase, Standing};
 use hypervisor::fabric::Role as PageRole;
-use hypervisor::{ReplicaId, SlotId};
+use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::protocol::ToReplica;
 use state_machine::{Input, InputNo, StateMachine};
 use tokio::sync::oneshot;
@@ -30,8 +30,8 @@ const WISH_LIMIT: Duration = Duration::from_secs(30);
 enum Wish {
     /// A poison input to be answered.
     Poison(InputNo),
-    /// This replica to be the primary.
-    Primary(ReplicaId),
+    /// This replica to be the primary, from this generation on.
+    Primary(ReplicaId, Generation),
     /// This many voters.
     Scale(u8),
     /// A snapshot.
@@ -97,7 +97,9 @@ impl Host {
                 Err(why) => Reply::refused(why),
             },
             Request::Promote { component, id } => match self.promote(&component, ReplicaId(id)) {
-                Ok(()) => return self.waiting.add(Wish::Primary(ReplicaId(id)), reply),
+                Ok(before) => {
+                    return self.waiting.add(Wish::Primary(ReplicaId(id), before), reply);
+                }
                 Err(why) => Reply::refused(why),
             },
             Request::Scale { component, replicas } => match self.scale(&component, replicas) {
@@ -219,7 +221,7 @@ impl Host {
         }
     }
 
-    fn promote(&mut self, component: &str, id: ReplicaId) -> Result<(), String> {
+    fn promote(&mut self, component: &str, id: ReplicaId) -> Result<Generation, String> {
         Self::known(component)?;
         let id = self.target(Target::Id(id.0))?;
         let decisions = self.coordinator.decisions();
@@ -233,8 +235,9 @@ impl Host {
             return Err(format!("replica {id} is still being taught"));
         }
         self.events.info(&[Tag::Control], format!("promote replica {id}"));
+        let before = self.coordinator.decisions().generation();
         self.coordinator.step(Event::OperatorPromote { id });
-        Ok(())
+        Ok(before)
     }
 
     fn scale(&mut self, component: &str, replicas: u8) -> Result<(), String> {
@@ -332,10 +335,16 @@ impl Host {
                 let answered = self.waiting.answered.iter().find(|(input, _)| input == no);
                 answered.map(|(_, text)| format!("the poison input was answered {text}"))
             }
-            Wish::Primary(id) if serving == Some(*id) => {
+            Wish::Primary(id, _) if serving == Some(*id) => {
                 Some(format!("replica {id} is the primary"))
             }
-            Wish::Primary(_) => None,
+            Wish::Primary(_, before) => {
+                if let Some(other) = serving.filter(|_| decisions.generation() > *before) {
+                    let why = format!("a failover came in between: replica {other} is the primary");
+                    return Some(Reply::refused(why));
+                }
+                None
+            }
             Wish::Scale(wanted) => {
                 let settled = decisions.members().all(|(_, _, s)| s == Standing::Voter);
                 let voters = decisions.members().filter(|(_, _, s)| *s == Standing::Voter).count();

@@ -11,6 +11,7 @@ use coordinator::{Coordinator, News, Token};
 use crossbeam_channel::Receiver;
 use hypervisor::waiting::{CoreChooser, Spinner, Ticker, Turn};
 use rustix::event::epoll;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::HostStart;
 use super::calls::Waiting;
@@ -49,10 +50,19 @@ pub(crate) struct Host {
     pub(super) ending: bool,
 }
 
+/// Each client takes a descriptor, and the usual soft limit is meant for programs
+/// that use `select`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // What cannot be raised refuses clients later, and says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 impl Host {
     /// Makes everything, and starts the replicas.
     pub(crate) fn new(config: Config, start: HostStart) -> anyhow::Result<Self> {
         let settings = Arc::new(Settings::new(config)?);
+        raise_descriptor_limit();
         let events = start.events;
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?);
         let waker = Waker::new().context("the doorbell")?;

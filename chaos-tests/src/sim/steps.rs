@@ -13,6 +13,9 @@ use super::host::{micros, panic_text};
 use super::machine::{Activity, Disks, SimDomain};
 use super::world::{What, World};
 
+/// The longest that a slow replica takes for a step.
+const SLOWEST_STEP_US: u64 = 20_000;
+
 /// How soon a replica looks again for what nobody rings for.
 const LOOK_AGAIN_US: u64 = 200;
 
@@ -66,7 +69,8 @@ impl World {
         let Some(runtime) = &mut body.runtime else { return };
         let now = self.clock.read();
         let stepped = catch_unwind(AssertUnwindSafe(|| runtime.step(now)));
-        let cost = cost * body.slower;
+        // Slow, and not yet hung.
+        let cost = (cost * body.slower).min(cost.max(SLOWEST_STEP_US));
         body.process.ran(cost);
         self.stats.replica_steps += 1;
         let id = body.id;

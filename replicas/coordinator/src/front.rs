@@ -14,7 +14,7 @@
 mod client;
 mod socket;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -94,6 +94,11 @@ pub(crate) struct Front {
     events: Arc<Events>,
     directory: PathBuf,
     listeners: BTreeMap<DomId, UnixListener>,
+    /// Listeners that are not looked at for a moment: to accept has failed, and
+    /// would again.
+    deaf: BTreeSet<DomId>,
+    /// That was told, and nobody was accepted since.
+    told_deaf: bool,
     clients: HashMap<ConnId, Client>,
     next_conn: ConnId,
     refused: u64,
@@ -124,6 +129,8 @@ impl Front {
             events,
             directory: directory.to_owned(),
             listeners: BTreeMap::new(),
+            deaf: BTreeSet::new(),
+            told_deaf: false,
             clients: HashMap::new(),
             next_conn: ConnId(1),
             refused: 0,
@@ -196,6 +203,18 @@ impl Front {
         Ok(())
     }
 
+    /// Looks at listeners again at which to accept has failed; to be called now
+    /// and then.
+    pub(crate) fn listen_again(&mut self) {
+        for &domid in &self.deaf {
+            if let Some(listener) = self.listeners.get(&domid) {
+                let data = Token::Listener(domid).to_data();
+                let _ = epoll::add(&*self.epoll, listener, data, epoll::EventFlags::IN);
+            }
+        }
+        self.deaf.clear();
+    }
+
     /// Ends the listening for `domid` and closes its connections.
     pub(crate) fn unlisten(&mut self, domid: DomId, inlet: &mut Inlet) {
         if self.listeners.remove(&domid).is_some() {
@@ -231,7 +250,13 @@ impl Front {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    self.events.warn(&[Tag::Client], format!("accept failed: {error}"));
+                    // Whoever waits there keeps the listener readable: out of
+                    // descriptors, the host would do nothing else.
+                    let _ = epoll::delete(&*self.epoll, listener);
+                    self.deaf.insert(domid);
+                    if !std::mem::replace(&mut self.told_deaf, true) {
+                        self.events.warn(&[Tag::Client], format!("accept failed: {error}"));
+                    }
                     return;
                 }
             };
@@ -246,6 +271,7 @@ impl Front {
                 );
                 continue;
             }
+            self.told_deaf = false;
             let conn = self.take_conn();
             match Client::new(conn, domid, stream, &self.epoll) {
                 Ok(client) => {

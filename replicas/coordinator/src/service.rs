@@ -172,6 +172,7 @@ impl<P: Platform> Coordinator<P> {
             let quiet = self.group.is_settled() && !self.inlet.is_waiting();
             self.set_pace(!quiet, now);
             self.next_look = now + self.pace.period();
+            self.front.listen_again();
         }
         let inputs_wait = self.inlet.is_waiting();
         let notices = self.group.look(thorough, inputs_wait, &mut self.inlet.fabric);
