@@ -3,8 +3,6 @@
 mod record;
 mod rocks;
 
-use std::collections::BTreeSet;
-
 use raft::eraftpb::{Entry, EntryType};
 
 pub use rocks::RocksStore;
@@ -155,19 +153,25 @@ pub struct LogState {
 }
 
 impl LogState {
-    /// Everybody who is, was or may become a member by what is stored here: also
-    /// by changes at the log's end that were perhaps never committed. Whoever comes
-    /// back from this state alone may yet commit them.
+    /// Everybody who is or may become a member by what is stored here: also by
+    /// changes at the log's end that were perhaps never committed. Whoever comes
+    /// back from this state alone may yet commit them. Those who are more likely to
+    /// matter come later.
     #[must_use]
-    pub fn known_peers(&self) -> BTreeSet<PeerId> {
-        let MembersRecord { members, fenced, .. } = &self.members;
-        let changes = self.entries.iter().filter(|entry| entry.kind == EntryKind::Change);
-        let named = changes.flat_map(|entry| steps_of(&entry.data)).map(Step::peer);
-        let at_snapshot = self.snapshot.iter().flat_map(|snapshot| {
-            snapshot.members.voters.iter().chain(&snapshot.members.learners).copied()
+    pub fn known_peers(&self) -> Vec<PeerId> {
+        let MembersRecord { members, fenced, changed_at, .. } = &self.members;
+        let tail = (self.first_index.0..).zip(&self.entries).filter(|(index, entry)| {
+            // What was changed before is in the record.
+            *index > changed_at.0 && entry.kind == EntryKind::Change
         });
-        let stored = members.voters.iter().chain(&members.learners).chain(fenced).copied();
-        stored.chain(at_snapshot).chain(named).collect()
+        let named = tail.flat_map(|(_, entry)| steps_of(&entry.data)).map(Step::peer);
+        let members = members.voters.iter().chain(&members.learners).copied();
+        let mut known: Vec<PeerId> = Vec::new();
+        for peer in fenced.iter().copied().chain(members).chain(named) {
+            known.retain(|other| *other != peer);
+            known.push(peer);
+        }
+        known
     }
 }
 
@@ -245,18 +249,20 @@ mod tests {
             hard_state: HardState::default(),
             members: MembersRecord {
                 members: Members { voters: vec![PeerId(1)], learners: vec![PeerId(2)] },
-                fenced: vec![PeerId(5)],
+                fenced: vec![PeerId(5), PeerId(1)],
+                changed_at: LogIndex(10),
                 ..MembersRecord::default()
             },
             snapshot: None,
-            first_index: LogIndex(1),
+            first_index: LogIndex(10),
             entries: vec![
+                entry(EntryKind::Change, Step::Voter(PeerId(9)).to_raft().encode_to_vec()),
                 entry(EntryKind::Change, joins),
                 entry(EntryKind::Normal, vec![8, 9]),
                 entry(EntryKind::Change, leaves),
             ],
         };
         let known: Vec<u64> = state.known_peers().into_iter().map(|peer| peer.0).collect();
-        assert_eq!(known, [1, 2, 3, 4, 5]);
+        assert_eq!(known, [5, 1, 2, 3, 4], "and nobody of long ago");
     }
 }

@@ -231,12 +231,12 @@ impl DecisionMaker {
 
     /// Remembers a death.
     fn bury(&mut self, id: ReplicaId) {
-        if !self.dead.contains(&id) {
-            if self.dead.len() == DEAD_REMEMBERED {
-                self.dead.pop_front();
-            }
-            self.dead.push_back(id);
+        // Whoever is named again is remembered longer.
+        self.dead.retain(|dead| *dead != id);
+        if self.dead.len() == DEAD_REMEMBERED {
+            self.dead.pop_front();
         }
+        self.dead.push_back(id);
     }
 
     /// What everybody must know about deaths and generations; also for those

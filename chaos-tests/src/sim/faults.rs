@@ -511,7 +511,11 @@ impl World {
     /// vote already, and a majority may need it.
     fn is_spare(&self, standing: Standing) -> bool {
         match standing {
-            Standing::Starting => true,
+            // Founders start, too, and a quorum needs them.
+            Standing::Starting => {
+                let formed = self.stats.promotions > 0;
+                formed || self.plan.ack == AckPolicy::AllLive
+            }
             Standing::Learner => self.plan.ack == AckPolicy::AllLive,
             Standing::Voter | Standing::Leaving | Standing::Fenced => false,
         }

@@ -109,7 +109,6 @@ impl World {
             return;
         }
         if !self.is_whole() {
-            self.describe_replicas();
             let why = self.what_is_missing();
             return self.flaw("liveness", why);
         }
@@ -131,7 +130,7 @@ impl World {
     }
 
     /// All that the replicas know, for whoever reads the trace.
-    fn describe_replicas(&mut self) {
+    pub(super) fn describe_replicas(&mut self) {
         if !self.trace.is_text() {
             return;
         }

@@ -232,6 +232,7 @@ impl World {
     pub(super) fn flaw(&mut self, checker: &'static str, what: impl std::fmt::Display) {
         let flaw = Flaw { checker, at_us: self.now_us(), what: what.to_string() };
         self.trace.say(flaw.at_us, &flaw);
+        self.describe_replicas();
         if self.flaws.len() < MAX_FLAWS {
             self.flaws.push(flaw);
         }

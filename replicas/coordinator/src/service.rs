@@ -322,7 +322,11 @@ impl<P: Platform> Coordinator<P> {
     }
 
     fn lost(&mut self) {
-        self.service = Service::Lost;
+        // Who comes back before it has ever served still has to begin: its numbers
+        // go on where the log ends.
+        if self.service == Service::Serving || !self.settings.is_durable() {
+            self.service = Service::Lost;
+        }
         if !self.settings.is_durable() {
             // Better no answer than one from a store that forgot everything.
             self.front.close();

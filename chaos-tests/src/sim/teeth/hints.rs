@@ -51,6 +51,15 @@ const LAGGARDS: Hint = Hint {
     ..DEATHS
 };
 
+/// Deaths while a replica gets no core, so that its log is behind.
+const STARVED: Hint = Hint {
+    replicas: 4,
+    classes: &[Class::StarvedHeartbeat, Class::Crash],
+    gap_ms: 100,
+    think_us: 5_000,
+    ..DEATHS
+};
+
 /// Replicas die while others are being built.
 const REBUILDS: Hint = Hint { classes: &[Class::Crash, Class::KillInRebuild], ..DEATHS };
 
@@ -93,17 +102,18 @@ impl Hint {
             | Bug::EventBeforeCommit
             | Bug::PermsDigestStale
             | Bug::AllLiveAtMajority => QUIET,
-            Bug::DirtyRead
-            | Bug::Overtaking
-            | Bug::WatermarkOffByOne
-            | Bug::QueryOvertaken
-            | Bug::ShortestLogPromoted
-            | Bug::ReplyBeforeCommit => LAGGARDS,
-            Bug::SnapshotAheadOfCommit => {
-                Self { classes: &[Class::Slow, Class::Crash, Class::KillInRebuild], ..LAGGARDS }
+            Bug::QueryOvertaken | Bug::ReplyBeforeCommit => LAGGARDS,
+            Bug::DirtyRead => {
+                Self { replicas: 2, classes: &[Class::Slow, Class::Crash], ..LAGGARDS }
             }
+            Bug::Overtaking => Self { classes: &[Class::Slow], ..LAGGARDS },
+            Bug::ShortestLogPromoted | Bug::WatermarkOffByOne => STARVED,
+            Bug::SnapshotAheadOfCommit => Self {
+                classes: &[Class::StarvedHeartbeat, Class::Crash, Class::KillInRebuild],
+                ..STARVED
+            },
             Bug::DrainedTooEarly => {
-                Self { classes: &[Class::Slow, Class::PromoteStorm], ..LAGGARDS }
+                Self { classes: &[Class::StarvedHeartbeat, Class::PromoteStorm], ..STARVED }
             }
             Bug::SnapshotForgetsInputs => Self { think_us: 1_000_000, ..REBUILDS },
             Bug::KillSkipped => Self { classes: &[Class::Hang], ..DEATHS },
@@ -130,6 +140,12 @@ impl Hint {
             Bug::LateSampleCounted => Self { classes: &[Class::ClockJump], ..DEATHS },
             _ => DEATHS,
         }
+    }
+
+    /// Whether the simulator of a whole host is to catch it.
+    #[must_use]
+    pub const fn is_expected(&self) -> bool {
+        self.elsewhere.is_none()
     }
 
     /// The plan of a seed, made to a run of this kind.
