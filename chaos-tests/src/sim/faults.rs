@@ -511,11 +511,8 @@ impl World {
     /// vote already, and a majority may need it.
     fn is_spare(&self, standing: Standing) -> bool {
         match standing {
-            // Founders start, too, and a quorum needs them.
-            Standing::Starting => {
-                let formed = self.stats.promotions > 0;
-                formed || self.plan.ack == AckPolicy::AllLive
-            }
+            // Founders start, too, and become voters at once.
+            Standing::Starting => self.stats.promotions > 0,
             Standing::Learner => self.plan.ack == AckPolicy::AllLive,
             Standing::Voter | Standing::Leaving | Standing::Fenced => false,
         }

@@ -228,6 +228,7 @@ impl<P: Platform> Group<P> {
         };
         let waits_for_others = self.members.iter().any(|(&id, m)| is_behind(id, m.slot));
         let mut hung = Vec::new();
+        let mut due = Vec::new();
         for (&id, member) in &mut self.members {
             if member.fenced {
                 continue;
@@ -247,6 +248,9 @@ impl<P: Platform> Group<P> {
             } else {
                 (is_behind(id, member.slot), page.last_log_index())
             };
+            if waits {
+                due.push(member.slot);
+            }
             // Under quorum, one that is on its way to a vote may have to lead.
             let why = if voters.contains(&id) || Some(id) == leader {
                 watch.judge(now, page, domain, waits, progress)
@@ -254,6 +258,11 @@ impl<P: Platform> Group<P> {
                 watch.judge_learner(now, page)
             };
             hung.extend(why.map(|why| (id, why)));
+        }
+        // Whoever has work and sleeps has missed being woken: nobody is blamed for
+        // that, and nobody waits for its next tick.
+        for slot in due {
+            fabric.ring_doorbell(slot);
         }
         for (id, why) in hung {
             self.log(&[Tag::Monitor, Tag::Xenstore], format!("replica {id} hangs: {why}"));
