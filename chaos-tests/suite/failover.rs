@@ -63,12 +63,12 @@ fn campaign(kills: u64, nodes: u32, standbys: usize) {
 #[test]
 fn killed_primaries_are_not_noticed() {
     let nodes = u32::try_from(knob("RVMM_NODES", 1_000)).expect("a number of nodes");
-    campaign(knob("RVMM_KILLS", 20), nodes, 2);
+    campaign(knob("RVMM_KILLS", 140), nodes, 2);
 }
 
 #[test]
 fn kills_during_a_rebuild_are_not_noticed() {
-    campaign(knob("RVMM_KILLS", 20) / 2, 5_000, 1);
+    campaign(knob("RVMM_KILLS", 140) / 2, 5_000, 1);
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn rvmm() -> &'static Path {
 
 #[test]
 fn stopped_primaries_are_replaced() {
-    let hangs = knob("RVMM_HANGS", 5);
+    let hangs = knob("RVMM_HANGS", 50);
     let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
     let soak = Soak::start(&host.socket(), SoakConfig::default()).expect("starts");
     let (mut rng, mut log) = (Rng::new(knob("RVMM_SEED", 1)), FailoverLog::default());

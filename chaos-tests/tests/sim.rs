@@ -3,7 +3,7 @@
 //! matters.
 //!
 //! Longer with `RVMM_SIM_SEEDS` and `RVMM_SIM_TWICE`, shorter with
-//! `RVMM_SIM_SPAN_S`; `RVMM_SEED` is the first of the fresh seeds.
+//! `RVMM_SIM_SPAN_S`; `RVMM_SEED` is the first seed, 0 for seeds that nobody has tried.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,8 +19,15 @@ use chaos::skip::target_dir;
 /// At once: as many as the machines have cores that tests are timed for.
 const JOBS: usize = 2;
 
+/// The first of the seeds that every build is tried with; a soak takes others
+/// each time, and `RVMM_SEED=0` does here.
+const FIRST_SEED: u64 = 20_000;
+
 fn first_seed() -> u64 {
-    knob("RVMM_SEED", fresh_seed())
+    match knob("RVMM_SEED", FIRST_SEED) {
+        0 => fresh_seed(),
+        seed => seed,
+    }
 }
 
 fn overrides() -> Overrides {

@@ -103,9 +103,13 @@ impl Hint {
             | Bug::PermsDigestStale
             | Bug::AllLiveAtMajority => QUIET,
             Bug::QueryOvertaken | Bug::ReplyBeforeCommit => LAGGARDS,
-            Bug::DirtyRead => {
-                Self { replicas: 2, classes: &[Class::Slow, Class::Crash], ..LAGGARDS }
-            }
+            // What was read too early comes to be all the same if the host lives on.
+            Bug::DirtyRead => Self {
+                replicas: 2,
+                disks: Disks::Synced,
+                classes: &[Class::Slow, Class::HostCrash],
+                ..LAGGARDS
+            },
             Bug::Overtaking => Self { classes: &[Class::Slow], ..LAGGARDS },
             Bug::ShortestLogPromoted | Bug::WatermarkOffByOne => STARVED,
             Bug::SnapshotAheadOfCommit => Self {
