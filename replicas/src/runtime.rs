@@ -19,7 +19,7 @@ use crate::error::Fatal;
 use crate::outbox::Watermarks;
 use crate::protocol::ToReplica;
 use crate::scrubber::Scrubber;
-use crate::spec::ReplicaSpec;
+use crate::spec::{LogLimits, ReplicaSpec};
 
 /// Inputs taken in one turn, so that answers are not held up by a long queue.
 const INPUTS_PER_TURN: usize = 64;
@@ -27,11 +27,6 @@ const INPUTS_PER_TURN: usize = 64;
 const MESSAGES_PER_TURN: usize = 64;
 /// No inputs are taken while this much waits for the host to read.
 const OUTPUT_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
-/// A log longer than this is shortened, as far as nobody needs it.
-const LOG_ENTRIES_MAX: u64 = 16_384;
-/// What a shortened log keeps, so that a peer that is a little behind needs no
-/// snapshot.
-const LOG_ENTRIES_KEPT: u64 = 4_096;
 
 /// [`Link`] over the rings. What is sent is shown to the receivers, and they are
 /// woken, by [`Runtime::flush`].
@@ -79,6 +74,7 @@ pub struct Runtime<M: StateMachine> {
     worked: bool,
     next_beat: Instant,
     scrubber: Scrubber,
+    log: LogLimits,
     slow: Duration,
     shown: Option<Progress>,
     buffer: Vec<u8>,
@@ -119,6 +115,7 @@ impl<M: StateMachine> Runtime<M> {
             worked: true,
             next_beat: now,
             scrubber: Scrubber::default(),
+            log: spec.log,
             slow: Duration::ZERO,
             shown: None,
             buffer: Vec::new(),
@@ -394,7 +391,7 @@ impl<M: StateMachine> Runtime<M> {
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
         self.replica.show_digest_now(&mut link);
         self.scrubber.slice(self.replica.machine_mut(), self.pace.stretch())?;
-        self.replica.compact(LOG_ENTRIES_MAX, LOG_ENTRIES_KEPT);
+        self.replica.compact(self.log.entries_max, self.log.entries_kept);
         Ok(())
     }
 

@@ -94,8 +94,32 @@ pub struct ReplicaSpec {
     /// Silence after which raft elects by itself, milliseconds. The host decides
     /// long before.
     pub election_ms: u64,
+    /// How long its log gets.
+    pub log: LogLimits,
     /// The other replicas, as (id, slot).
     pub peers: Vec<(u64, u8)>,
+}
+
+/// When a log is shortened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    /// A log of more entries is shortened, as far as nobody needs it.
+    pub entries_max: u64,
+    /// So many entries a shortened log keeps, so that a peer that is a little
+    /// behind needs no snapshot.
+    pub entries_kept: u64,
+    /// On disk, a snapshot is made after so much log, in bytes.
+    pub snapshot_after_bytes: usize,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self {
+            entries_max: 16_384,
+            entries_kept: 4_096,
+            snapshot_after_bytes: PeerConfig::new(PeerId(1)).snapshot_after_bytes,
+        }
+    }
 }
 
 impl ReplicaSpec {
@@ -135,6 +159,7 @@ impl ReplicaSpec {
             heartbeat_ticks: HEARTBEAT_TICKS,
             max_message_bytes: MESSAGE_BYTES,
             max_uncommitted_bytes: UNCOMMITTED_BYTES,
+            snapshot_after_bytes: self.log.snapshot_after_bytes,
             ..PeerConfig::new(PeerId(self.id))
         };
         Ok(match &self.start {

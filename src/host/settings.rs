@@ -10,7 +10,7 @@ use hypervisor::decision::{self, Policy};
 use hypervisor::fabric::FabricConfig;
 use hypervisor::monitor::MonitorConfig;
 use hypervisor::waiting::{Core, CoreChooser, pin_current_thread};
-use replica::spec::Storage;
+use replica::spec::{LogLimits, Storage};
 use std::time::Duration;
 
 use crate::config::{AckPolicy, Affinity, Config, Durability};
@@ -141,6 +141,7 @@ impl Settings {
             beat_ms: monitor.beat_ms.into(),
             idle_beat_ms: idle_beat_ms.into(),
             election_ms: ELECTION_MS,
+            log: LogLimits::default(),
             replica_spin_us: xenstore.replica_spin_us,
             commit_spin_us: xenstore.commit_spin_us,
             start_limit: START_LIMIT,

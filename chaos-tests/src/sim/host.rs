@@ -47,6 +47,7 @@ fn settings(plan: &Plan, sockets: PathBuf) -> Settings {
         beat_ms: (20 * stretch).into(),
         idle_beat_ms: (100 * stretch).into(),
         election_ms: 10_000,
+        log: plan.log,
         replica_spin_us: 0,
         commit_spin_us: 0,
         start_limit: Duration::from_secs(20),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hypervisor::decision::{AckPolicy, Loss, Policy};
 use hypervisor::fabric::FabricConfig;
 use hypervisor::monitor::MonitorConfig;
-use replica::spec::Ack;
+use replica::spec::{Ack, LogLimits};
 
 use crate::front::FrontLimits;
 
@@ -48,6 +48,8 @@ pub struct Settings {
     pub idle_beat_ms: u64,
     /// Raft's own timeout, in case that the host is silent, milliseconds.
     pub election_ms: u64,
+    /// How long the replicas' logs get.
+    pub log: LogLimits,
     /// How long an idle replica looks around before it sleeps, microseconds.
     pub replica_spin_us: u32,
     /// The same while a batch of its own waits for others, microseconds.

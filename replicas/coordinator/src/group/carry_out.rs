@@ -145,6 +145,7 @@ impl<P: Platform> Group<P> {
             beat_ms: settings.beat_ms,
             idle_beat_ms: settings.idle_beat_ms,
             election_ms: settings.election_ms,
+            log: settings.log,
             peers,
         };
         self.platform.start(&spec, memory)
