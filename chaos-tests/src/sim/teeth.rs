@@ -17,6 +17,7 @@ use ::teeth::Bug;
 use super::plan::{Overrides, Plan};
 use super::run::run_plan;
 use super::trace::TraceMode;
+use super::verdict::RunVerdict;
 
 pub use hints::Hint;
 pub use table::{Row, table};
@@ -58,6 +59,18 @@ impl Drop for Armed {
     }
 }
 
+/// The run in which a bug is looked for: of this seed, and of the kind that the
+/// bug's hint says; with the bug switched on, or without.
+///
+/// # Panics
+/// When this machine has no descriptors or memory left for it.
+#[must_use]
+pub fn attempt(bug: Bug, seed: u64, armed: bool, mode: TraceMode) -> RunVerdict {
+    let plan = Hint::of(bug).plan(Plan::draw(seed, &Overrides::default()));
+    let _armed = armed.then(|| Armed::with(bug));
+    run_plan(plan, mode)
+}
+
 /// Runs up to `budget_seeds` seeds with the bug, from the one that its hint says,
 /// until a checker objects to a run that is clean without it. `None` if it was not
 /// caught; so it is in a build without deliberate bugs.
@@ -71,13 +84,9 @@ pub fn hunt(bug: Bug, budget_seeds: u64) -> Option<Caught> {
     let mut spoiled = Vec::new();
     for seeds_tried in 1..=budget_seeds {
         let seed = hint.first_seed + seeds_tried - 1;
-        let plan = || hint.plan(Plan::draw(seed, &Overrides::default()));
-        let found = {
-            let _armed = Armed::with(bug);
-            run_plan(plan(), TraceMode::Digest)
-        };
+        let found = attempt(bug, seed, true, TraceMode::Digest);
         let Some(flaw) = found.flaws.into_iter().next() else { continue };
-        if !run_plan(plan(), TraceMode::Digest).is_clean() {
+        if !attempt(bug, seed, false, TraceMode::Digest).is_clean() {
             spoiled.push(seed);
             continue;
         }

@@ -73,6 +73,8 @@ pub struct Population {
     /// Nodes that the register clients share; [`super::super::judge::Sampler`]
     /// wants the same number.
     pub keys: u32,
+    /// Whether who asks much at once does so in a transaction and beside it.
+    pub entangled: bool,
 }
 
 impl Population {
@@ -84,7 +86,13 @@ impl Population {
         let clients = 3 + rng.below(10);
         let per_second = 10 + rng.below(90);
         let think_us = ((clients * 1_000_000 / per_second) as u64).min(300_000);
-        Self { seed, clients, think_us, keys: u32::try_from(2 + rng.below(6)).unwrap_or(2) }
+        Self {
+            seed,
+            clients,
+            think_us,
+            keys: u32::try_from(2 + rng.below(6)).unwrap_or(2),
+            entangled: false,
+        }
     }
 
     /// The clients; some of them replay one of `mixes`, if there are any.
@@ -137,6 +145,7 @@ impl Population {
     fn registers(&self, id: u32, depth: usize, lazy: bool) -> Box<dyn Script> {
         // Who asks much at once asks seldom.
         let think_us = self.think_us * (1 + depth as u64 / 2);
-        Box::new(Registers::new(id, self.keys, depth, think_us, lazy))
+        let registers = Registers::new(id, self.keys, depth, think_us, lazy);
+        Box::new(if self.entangled { registers.entangled() } else { registers })
     }
 }

@@ -8,7 +8,8 @@ use super::*;
 fn client(kind: Kind) -> SimClient {
     (0..200)
         .find_map(|seed| {
-            let population = Population { seed, clients: 12, think_us: 1000, keys: 3 };
+            let population =
+                Population { seed, clients: 12, think_us: 1000, keys: 3, entangled: false };
             population.clients(&[]).into_iter().find(|client| client.kind() == kind)
         })
         .expect("every kind is drawn")

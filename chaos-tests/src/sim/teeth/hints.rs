@@ -2,6 +2,7 @@
 
 use ::teeth::Bug;
 use hypervisor::decision::AckPolicy;
+use replica::spec::LogLimits;
 
 use crate::report::record::FaultClass;
 use crate::sim::machine::Disks;
@@ -22,6 +23,10 @@ pub struct Hint {
     span_s: u64,
     /// Pause of a client between two requests, on average.
     think_us: u64,
+    /// Whether clients who ask much at once do so in a transaction and beside it.
+    entangled: bool,
+    /// Entries that a log may have.
+    log_entries: u64,
 }
 
 use FaultClass as Class;
@@ -37,6 +42,8 @@ const DEATHS: Hint = Hint {
     gap_ms: 300,
     span_s: 8,
     think_us: 10_000,
+    entangled: false,
+    log_entries: 16_384,
 };
 
 /// No fault: what is wrong shows all the same.
@@ -110,16 +117,21 @@ impl Hint {
                 classes: &[Class::Slow, Class::HostCrash],
                 ..LAGGARDS
             },
-            Bug::Overtaking => Self { classes: &[Class::Slow], ..LAGGARDS },
-            Bug::ShortestLogPromoted | Bug::WatermarkOffByOne => STARVED,
-            Bug::SnapshotAheadOfCommit => Self {
-                classes: &[Class::StarvedHeartbeat, Class::Crash, Class::KillInRebuild],
+            Bug::Overtaking => Self { entangled: true, span_s: 5, ..QUIET },
+            Bug::ShortestLogPromoted => Self {
+                replicas: 5,
+                ack: AckPolicy::Quorum,
+                classes: &[Class::StarvedHeartbeat, Class::Slow, Class::Crash],
                 ..STARVED
             },
+            Bug::WatermarkOffByOne => LAGGARDS,
+            Bug::SnapshotAheadOfCommit => {
+                Self { classes: &[Class::Slow, Class::Crash], log_entries: 32, ..LAGGARDS }
+            }
             Bug::DrainedTooEarly => {
                 Self { classes: &[Class::StarvedHeartbeat, Class::PromoteStorm], ..STARVED }
             }
-            Bug::SnapshotForgetsInputs => Self { think_us: 1_000_000, ..REBUILDS },
+            Bug::SnapshotForgetsInputs => Self { think_us: 200_000, log_entries: 32, ..REBUILDS },
             Bug::KillSkipped => Self { classes: &[Class::Hang], ..DEATHS },
             Bug::RebuildUntold | Bug::LearnerCounted | Bug::SlotReusedTooEarly => REBUILDS,
             Bug::VoterToldUnsettled => Self { elsewhere: Some(REPLICAS), ..REBUILDS },
@@ -168,6 +180,12 @@ impl Hint {
         plan.to_the_end = false;
         plan.population.clients = 10;
         plan.population.think_us = self.think_us;
+        plan.population.entangled = self.entangled;
+        plan.log = LogLimits {
+            entries_max: self.log_entries,
+            entries_kept: self.log_entries / 4,
+            ..LogLimits::default()
+        };
         plan
     }
 }

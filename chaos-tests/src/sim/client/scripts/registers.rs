@@ -25,6 +25,21 @@ pub(in crate::sim::client) struct Registers {
     last_op: u64,
     under_way: BTreeMap<u64, RegisterCall>,
     stopped: bool,
+    /// Its transaction, if it has one beside all that it asks.
+    beside: Beside,
+}
+
+/// A transaction that is never ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    /// There is to be none.
+    No,
+    /// There is to be one.
+    Wanted,
+    /// It is asked for by the request with this tag.
+    Opening(u64),
+    /// It is open.
+    Open(u32),
 }
 
 impl Registers {
@@ -45,6 +60,29 @@ impl Registers {
             last_op: 0,
             under_way: BTreeMap::new(),
             stopped: false,
+            beside: Beside::No,
+        }
+    }
+
+    /// The same, with an open transaction to write in beside the rest.
+    pub(in crate::sim::client) fn entangled(mut self) -> Self {
+        self.beside = Beside::Wanted;
+        self
+    }
+
+    fn ask_beside(&mut self, line: &mut Line) {
+        self.last_op += 1;
+        let op = self.last_op;
+        match self.beside {
+            Beside::No | Beside::Opening(_) => {}
+            Beside::Wanted => {
+                self.beside = Beside::Opening(op);
+                line.ask(MessageType::TransactionStart.to_u32(), 0, b"\0", op);
+            }
+            Beside::Open(tx) => {
+                let node = format!("/sim/beside/{}", self.client);
+                line.ask(MessageType::Write.to_u32(), tx, &pair(&node, b"1"), op);
+            }
         }
     }
 }
@@ -65,6 +103,9 @@ impl Script for Registers {
         self.stopped = false;
         let burst = 1 + rng.below(self.depth);
         while line.due() < burst {
+            if self.beside != Beside::No && rng.percent(30) {
+                self.ask_beside(line);
+            }
             let key = u32::try_from(rng.below(self.keys as usize)).unwrap_or(0);
             let node = format!("/sim/r/{key}");
             self.last_op += 1;
@@ -93,6 +134,15 @@ impl Script for Registers {
         registers: &mut Vec<RegisterEvent>,
     ) -> Result<(), String> {
         let call = self.under_way.remove(&tag);
+        if call.is_none() && self.beside != Beside::No {
+            if let (Beside::Opening(op), Ok(text)) = (self.beside, answer)
+                && op == tag
+            {
+                let id = number(text).and_then(|id| u32::try_from(id).ok());
+                self.beside = Beside::Open(id.ok_or("a transaction without a number")?);
+            }
+            return Ok(());
+        }
         let event = match (call, answer) {
             (Some(RegisterCall::Write(_)), Ok(_)) => {
                 RegisterEvent::Returned { op: tag, seen: None }

@@ -164,7 +164,8 @@ fn what_failovers_may_do_is_allowed() {
     let (mut anew, mut quarantined, mut failovers, mut windows) = (0, 0, 0, 0);
     for seed in 0..60 {
         // Few nodes and many clients: answers from later states differ.
-        let population = Population { seed, clients: 14, think_us: 1000, keys: 1 };
+        let population =
+            Population { seed, clients: 14, think_us: 1000, keys: 1, entangled: false };
         let mut toy = Toy::new(seed, population.clients(&mixes), population.keys);
         toy.crash_per_mille = 20;
         toy.run(400_000).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
