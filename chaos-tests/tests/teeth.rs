@@ -9,14 +9,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use chaos::harness::knob;
-use chaos::sim::teeth::{Hint, Row, hunt, table};
+use chaos::sim::teeth::{Row, hunt, table};
 use chaos::skip::target_dir;
 use teeth::Bug;
 
 /// At once: as many as the machines have cores that tests are timed for.
 const JOBS: usize = 2;
 /// So many have to be caught here, wherever else others are.
-const CAUGHT_MIN: usize = 30;
+const CAUGHT_MIN: usize = 38;
+/// Slips that the simulator does not show in a time that a test has, with a test
+/// elsewhere that shows them or without. Every other has to be caught here.
+const UNSHOWN: &[Bug] = &[
+    Bug::CampaignNotRepeated,
+    Bug::CertificateNotInTerm,
+    Bug::DirtyRead,
+    Bug::DrainedTooEarly,
+    Bug::FirstDiskRecovered,
+    Bug::MembershipToldEarly,
+    Bug::ProgressIgnored,
+    Bug::SnapshotAheadOfCommit,
+    Bug::VoteTwice,
+    Bug::WatermarkOffByOne,
+];
 
 #[test]
 fn deliberate_bugs_are_caught() {
@@ -32,8 +46,7 @@ fn deliberate_bugs_are_caught() {
         for _ in 0..JOBS {
             scope.spawn(|| {
                 while let Some(&bug) = Bug::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    // One that others catch costs no more than a look.
-                    let seeds = if Hint::of(bug).is_expected() { seeds } else { 1 };
+                    let seeds = if UNSHOWN.contains(&bug) { 1 } else { seeds };
                     let caught = hunt(bug, seeds);
                     rows.lock().expect("no hunt panics").push(Row { bug, caught });
                 }
@@ -50,11 +63,10 @@ fn deliberate_bugs_are_caught() {
 
     let survived: Vec<_> = rows
         .iter()
-        .filter(|row| row.caught.is_none() && Hint::of(row.bug).is_expected())
+        .filter(|row| row.caught.is_none() && !UNSHOWN.contains(&row.bug))
         .map(|row| row.bug.name())
         .collect();
-    // Some need more seeds than a test has time for; the table names them.
-    println!("not caught in {seeds} seeds: {survived:?}");
+    assert!(survived.is_empty(), "not caught in {seeds} seeds: {survived:?}");
     let caught = rows.iter().filter(|row| row.caught.is_some()).count();
     assert!(caught >= CAUGHT_MIN, "only {caught} were caught by the simulator");
 }

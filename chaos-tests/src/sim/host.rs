@@ -183,6 +183,7 @@ impl World {
             }
         }
         self.read_intake();
+        self.forget_the_refused();
         for seen in seen {
             match seen {
                 Seen::Promoted { id, generation, last_input } => {
@@ -215,6 +216,17 @@ impl World {
             }
         }
         self.show_events();
+    }
+
+    /// Whoever knocked, left, and was turned away before he was heard, waits no more.
+    fn forget_the_refused(&mut self) {
+        let refused = self.host.as_ref().map_or(0, Coordinator::refused);
+        if refused > std::mem::replace(&mut self.refused, refused) {
+            for queue in self.knocking.values_mut() {
+                let people = &self.people;
+                queue.retain(|(index, attempt)| people[*index].knocks(*attempt));
+            }
+        }
     }
 
     fn read_intake(&mut self) {

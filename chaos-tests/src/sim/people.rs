@@ -42,6 +42,11 @@ impl Person {
         self.stream.is_some()
     }
 
+    /// Whether it still waits at the door for the connection of this number.
+    pub(super) fn knocks(&self, attempt: u64) -> bool {
+        self.attempt == attempt && self.stream.is_some()
+    }
+
     /// It reads again, as soon as something comes.
     pub(super) fn resume_reading(&mut self) {
         self.reads_from_us = 0;
@@ -119,6 +124,8 @@ impl World {
         let person = &mut self.people[index];
         let Ok(stream) = stream else {
             person.client.refused(now_us);
+            // Who knocked there and left before he was heard is never accepted.
+            self.knocking.remove(&domid);
             return;
         };
         let data = epoll::EventData::new_u64(index as u64);

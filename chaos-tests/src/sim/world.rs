@@ -92,6 +92,8 @@ pub(super) struct World {
     /// Connections that the host has not accepted yet, by domain: who made them.
     pub(super) knocking: BTreeMap<DomId, VecDeque<(usize, u64)>>,
     pub(super) accepted: BTreeSet<ConnId>,
+    /// Connections that the host has turned away so far.
+    pub(super) refused: u64,
     pub(super) judge: Judge,
     pub(super) sampler: Sampler,
     pub(super) faults: Faults,
@@ -145,6 +147,7 @@ impl World {
             people_epoll: epoll::create(flags)?,
             knocking: BTreeMap::new(),
             accepted: BTreeSet::new(),
+            refused: 0,
             // Its reference begins as it goes on: without deliberate bugs.
             judge: ::teeth::spared(|| {
                 Judge::new(match plan.disks {

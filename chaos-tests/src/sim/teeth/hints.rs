@@ -147,7 +147,7 @@ impl Hint {
             Bug::QuarantineSkipped | Bug::QuarantineNotReplicated | Bug::StrikesForgotten => POISON,
             Bug::EntriesNotStored => DISKS,
             Bug::FirstDiskRecovered => {
-                Self { classes: &[Class::Crash, Class::KillAll], gap_ms: 50, ..DISKS }
+                Self { classes: &[Class::Crash, Class::HostCrash], gap_ms: 40, ..DISKS }
             }
             Bug::CertificateNotInTerm => Self { elsewhere: Some(CONSENSUS), ..DISKS },
             Bug::PermsNotDigested | Bug::ScrubStaysShallow | Bug::DivergenceIgnored => FLIPS,
@@ -156,12 +156,6 @@ impl Hint {
             Bug::LateSampleCounted => Self { classes: &[Class::ClockJump], ..DEATHS },
             _ => DEATHS,
         }
-    }
-
-    /// Whether the simulator of a whole host is to catch it.
-    #[must_use]
-    pub const fn is_expected(&self) -> bool {
-        self.elsewhere.is_none()
     }
 
     /// The plan of a seed, made to a run of this kind.

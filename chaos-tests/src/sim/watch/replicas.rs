@@ -7,8 +7,9 @@ use xenstore::Xenstore;
 
 use crate::sim::world::World;
 
-/// One that shows another digest than the others is given up within this time.
-const LIE_LIMIT_US: u64 = 5_000_000;
+/// One that shows another digest than the others is given up within this time, for
+/// each time that beats and looks are slower: before newer ones take its place.
+const LIE_LIMIT_US: u64 = 200_000;
 /// A flipped bit in the state is found within this time, or does no harm.
 const DAMAGE_LIMIT_US: u64 = 15_000_000;
 
@@ -97,7 +98,7 @@ impl World {
             if !contradicted {
                 // Newer ones have taken its place, here or there.
                 self.watch.lies.remove(&serial);
-            } else if at_us + LIE_LIMIT_US < now_us {
+            } else if at_us + LIE_LIMIT_US * u64::from(self.plan.stretch) < now_us {
                 let what = format!(
                     "{} shows a wrong digest, and is not given up",
                     self.bodies[&serial].id
