@@ -5,11 +5,15 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use rustix::event::{Timespec, epoll};
+use rustix::io::ioctl_fionread;
 use state_machine::{ConnId, DomId};
 
 use super::client::{Action, SimClient};
 use super::judge::Closer;
 use super::world::World;
+
+/// Bytes that wait at most in a socket of a client that does not read.
+const UNREAD_BYTES: u64 = 32 * 1024;
 
 /// A client with its connection.
 pub(super) struct Person {
@@ -50,6 +54,13 @@ impl Person {
     /// It reads again, as soon as something comes.
     pub(super) fn resume_reading(&mut self) {
         self.reads_from_us = 0;
+    }
+
+    /// Whether so much waits in its socket that it has to be read. How much more
+    /// would fit is the kernel's affair, and not the same in each run.
+    fn is_full(&self) -> bool {
+        let unread = self.stream.as_ref().and_then(|stream| ioctl_fionread(stream).ok());
+        unread.is_some_and(|bytes| bytes > UNREAD_BYTES)
     }
 
     /// Writes what the socket takes.
@@ -189,7 +200,7 @@ impl World {
 
     fn person_reads(&mut self, index: usize) {
         let now_us = self.now_us();
-        if self.people[index].reads_from_us > now_us {
+        if self.people[index].reads_from_us > now_us && !self.people[index].is_full() {
             return;
         }
         self.people[index].flush();
