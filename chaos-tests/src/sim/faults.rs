@@ -359,7 +359,7 @@ impl World {
 
     /// A replica shows another digest than it should, as one would that went
     /// astray and does not notice; of which place in the log.
-    fn show_wrong_digest(&self, serial: u64) -> Option<u64> {
+    pub(super) fn show_wrong_digest(&self, serial: u64) -> Option<u64> {
         let runtime = self.bodies.get(&serial)?.runtime.as_ref()?;
         let page = runtime.fabric().page();
         let last = page.digests().pop()?;

@@ -7,9 +7,8 @@ use xenstore::Xenstore;
 
 use crate::sim::world::World;
 
-/// One that shows another digest than the others is given up within this time, for
-/// each time that beats and looks are slower: before newer ones take its place.
-const LIE_LIMIT_US: u64 = 200_000;
+/// One that shows another digest than the others is given up within this time.
+const LIE_LIMIT_US: u64 = 5_000_000;
 /// A flipped bit in the state is found within this time, or does no harm.
 const DAMAGE_LIMIT_US: u64 = 15_000_000;
 
@@ -96,9 +95,12 @@ impl World {
             let contradicted = shown.iter().filter(|r| r.log_index == log_index).count() > 1
                 && self.shows_digest_beside(serial, log_index);
             if !contradicted {
-                // Newer ones have taken its place, here or there.
-                self.watch.lies.remove(&serial);
-            } else if at_us + LIE_LIMIT_US * u64::from(self.plan.stretch) < now_us {
+                // Newer ones have taken its place, here or there; they are wrong too.
+                let shown = self.show_wrong_digest(serial);
+                // Where nobody shows the same place, nobody can tell.
+                let lie = shown.map_or((log_index, now_us), |index| (index, at_us));
+                self.watch.lies.insert(serial, lie);
+            } else if at_us + LIE_LIMIT_US < now_us {
                 let what = format!(
                     "{} shows a wrong digest, and is not given up",
                     self.bodies[&serial].id
