@@ -3,7 +3,9 @@
 //! become primary and still answer everything.
 
 use consensus::LogIndex;
-use state_machine::{InputNo, Numbered, Output, OutputNo, Reader, RestoreError, StateMachine};
+use state_machine::{
+    Digest, InputNo, Numbered, Output, OutputNo, Reader, RestoreError, StateMachine,
+};
 
 /// What a snapshot is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct Frozen<M: StateMachine> {
     pub(crate) index: LogIndex,
     pub(crate) undelivered: Vec<Output>,
     pub(crate) numbered: (InputNo, OutputNo, M::Snapshot),
+    /// The state's digest, which was kept up as the state changed.
+    pub(crate) digest: Digest,
 }
 
 impl<M: StateMachine> Frozen<M> {
@@ -46,6 +50,7 @@ impl<M: StateMachine> Frozen<M> {
         match self.purpose {
             Purpose::Export { .. } => M::encode(&self.numbered.2, &mut out),
             Purpose::Log => {
+                out.extend_from_slice(&self.digest.0.to_le_bytes());
                 out.extend_from_slice(&(self.undelivered.len() as u64).to_le_bytes());
                 for output in &self.undelivered {
                     output.encode(&mut out);
@@ -60,25 +65,29 @@ impl<M: StateMachine> Frozen<M> {
 /// The outputs and the state that [`Frozen::encode`] wrote for a replica.
 ///
 /// # Errors
-/// [`RestoreError`] when `bytes` are not such a snapshot.
+/// [`RestoreError`] when `bytes` are not such a snapshot, or were taken from a
+/// state that had been damaged: its digest, made anew from the content, is
+/// another then. Damage that is not found yet must not be taught.
 pub fn restore<M: StateMachine>(bytes: &[u8]) -> Result<(Vec<Output>, Numbered<M>), RestoreError> {
     let mut reader = Reader::new(bytes);
+    let digest = Digest(reader.u64()?);
     let count = reader.u64()?;
     let mut outputs = Vec::new();
     for _ in 0..count {
         outputs.push(Output::decode(&mut reader)?);
     }
-    let machine = Numbered::restore(&mut reader)?;
+    let machine: Numbered<M> = Numbered::restore(&mut reader)?;
     reader.finish()?;
+    if machine.digest() != digest {
+        return Err(RestoreError::Content("it was corrupt when it was taken".into()));
+    }
     Ok((outputs, machine))
 }
 
 #[cfg(test)]
 mod tests {
     use quickcheck::QuickCheck;
-    use state_machine::{
-        Class, ConnId, Corruption, Digest, Input, Outputs, ScrubProgress, StateMachine,
-    };
+    use state_machine::{Class, ConnId, Corruption, Input, Outputs, ScrubProgress, StateMachine};
 
     use super::*;
 
@@ -147,9 +156,9 @@ mod tests {
                 Ok(true)
             );
         }
-        let frozen =
-            Frozen { purpose, index: LogIndex(5), undelivered, numbered: numbered.freeze() };
-        (frozen, numbered.digest())
+        let digest = numbered.digest();
+        let numbered = numbered.freeze();
+        (Frozen { purpose, index: LogIndex(5), undelivered, numbered, digest }, digest)
     }
 
     #[test]
@@ -160,6 +169,15 @@ mod tests {
         assert_eq!(outputs.len(), 3);
         assert_eq!((numbered.last_input(), numbered.last_output()), (InputNo(9), OutputNo(3)));
         assert_eq!(numbered.digest(), digest);
+    }
+
+    #[test]
+    fn a_state_that_was_damaged_is_not_taught() {
+        let (mut frozen, _) = frozen(Purpose::Log);
+        // A flipped bit leaves the digest, which only changes with the state.
+        frozen.numbered.2 ^= 1;
+        let error = restore::<Counter>(&frozen.encode()).unwrap_err();
+        assert!(error.to_string().contains("corrupt when it was taken"), "{error}");
     }
 
     #[test]

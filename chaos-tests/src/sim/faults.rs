@@ -236,6 +236,7 @@ impl World {
                 } else {
                     self.host.as_mut()?.order(id, &ToReplica::Corrupt { seed });
                     self.watch.flips.insert(serial, now_us);
+                    self.watch.damage_was_done = true;
                 }
                 self.opened(class, component)
             }

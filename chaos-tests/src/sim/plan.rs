@@ -66,7 +66,7 @@ pub struct Plan {
     pub weights: Vec<(FaultClass, u32)>,
     /// What goes wrong with wake-ups.
     pub doorbells: Doorbells,
-    /// How long logs get.
+    /// How long logs get: short ones, so that replicas are taught by snapshots.
     pub log: LogLimits,
     /// How many times longer than by default beats and looks are apart.
     pub stretch: u32,
@@ -172,7 +172,7 @@ impl Plan {
                 late: chance(overrides, FaultClass::LateDoorbell, doorbells.late),
                 doubled: chance(overrides, FaultClass::DoubledDoorbell, doorbells.doubled),
             },
-            log: LogLimits::default(),
+            log: log_limits(seed),
             stretch,
             held_up,
             to_the_end,
@@ -233,4 +233,13 @@ impl Plan {
 
 fn chance(overrides: &Overrides, class: FaultClass, chance: u32) -> u32 {
     if overrides.without.contains(&class) { 0 } else { chance }
+}
+
+fn log_limits(seed: u64) -> LogLimits {
+    let (entries_max, snapshot_after_bytes) = match Rng::new(seed ^ 0x006c_6f67).below(4) {
+        0 => return LogLimits::default(),
+        1 => (512, 64 << 10),
+        _ => (32, 8 << 10),
+    };
+    LogLimits { entries_max, entries_kept: entries_max / 4, snapshot_after_bytes }
 }

@@ -33,6 +33,7 @@ impl<M: StateMachine> Replica<M> {
             index: self.applied,
             undelivered: self.outbox.undelivered(watermarks),
             numbered: self.machine.freeze(),
+            digest: self.machine.digest(),
         })
     }
 

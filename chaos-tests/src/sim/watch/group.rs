@@ -152,6 +152,8 @@ impl World {
         let excused = body.touched
             || body.process.killed.get()
             || matches!(why, Fatal::Poisoned)
+            // It was taught by somebody whose damage nobody had found yet.
+            || (matches!(why, Fatal::Restore(_)) && self.watch.damage_was_done)
             || self.hall.borrow().disks.get(&body.id).is_some_and(spoiled);
         if !excused {
             let id = body.id;

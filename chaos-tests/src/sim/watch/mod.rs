@@ -42,6 +42,8 @@ pub(super) struct Watch {
     commits: BTreeMap<u64, u64>,
     /// Bodies that the host has given up, and when.
     given_up: BTreeMap<u64, u64>,
+    /// A bit of somebody's state was flipped in this run.
+    pub(super) damage_was_done: bool,
     /// Bodies with a flipped bit, and when it was flipped.
     pub(super) flips: BTreeMap<u64, u64>,
     /// Bodies that show a wrong digest: of which log index, and since when.
