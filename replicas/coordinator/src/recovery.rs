@@ -48,7 +48,10 @@ pub(crate) fn find(platform: &mut impl Platform, events: &Events) -> Result<Foun
     let used = platform.remembered()?.unwrap_or_default();
     let mut best: Option<Recoverable> = None;
     let mut unusable = Vec::new();
+    let mut next_id = used.next_id.max(1);
     for LogOnDisk { id, place, state } in platform.logs()? {
+        // Whoever left a disk has used its id, whether that was written down or not.
+        next_id = next_id.max(id.0 + 1);
         match state {
             Ok(Some(state)) => {
                 let first = teeth::bites(Bug::FirstDiskRecovered);
@@ -78,11 +81,7 @@ pub(crate) fn find(platform: &mut impl Platform, events: &Events) -> Result<Foun
             format!("replica {} has the longest log on disk, to entry {}", best.id, best.log.index),
         );
     }
-    Ok(Found {
-        next_id: ReplicaId(used.next_id.max(1)),
-        generation: used.generation,
-        recover: best,
-    })
+    Ok(Found { next_id: ReplicaId(next_id), generation: used.generation, recover: best })
 }
 
 /// Whether this disk can be come back from: only a voter's, for others may lack

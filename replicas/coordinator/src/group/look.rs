@@ -276,7 +276,10 @@ impl<P: Platform> Group<P> {
         let voters = self.decisions.members().filter(|(_, _, s)| *s == Standing::Voter);
         for (id, slot, _) in voters {
             for record in fabric.replica_page(slot).digests() {
-                shown.entry(record.log_index).or_default().push((id, record.digest));
+                let at = shown.entry(record.log_index).or_default();
+                if !at.contains(&(id, record.digest)) {
+                    at.push((id, record.digest));
+                }
             }
         }
         let primary = self.decisions.primary();
@@ -342,24 +345,33 @@ impl<P: Platform> Group<P> {
     }
 }
 
-/// Who is wrong, of those that show a digest of the same place of the log: the
-/// minority; without one, whoever differs from the primary.
+/// Who is wrong, of those that show a digest of the same place of the log: who
+/// contradicts himself, and of the others the minority; without one, whoever
+/// differs from the primary.
 fn outvoted(shown: &[(ReplicaId, u64)], primary: Option<ReplicaId>) -> Vec<ReplicaId> {
-    let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
-    for (_, digest) in shown {
-        *votes.entry(*digest).or_default() += 1;
-    }
-    if votes.len() < 2 {
+    let contradicts_himself = |id| shown.iter().filter(|(other, _)| *other == id).count() > 1;
+    let (liars, honest): (Vec<_>, Vec<_>) =
+        shown.iter().copied().partition(|(id, _)| contradicts_himself(*id));
+    if honest.is_empty() {
+        // Nobody knows better.
         return Vec::new();
+    }
+    let mut wrong: Vec<_> = liars.into_iter().map(|(id, _)| id).collect();
+    wrong.dedup();
+    let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
+    for (_, digest) in &honest {
+        *votes.entry(*digest).or_default() += 1;
     }
     let most = votes.values().copied().max().unwrap_or(0);
     let mut winners = votes.iter().filter(|(_, count)| **count == most);
     let right = match (winners.next(), winners.next()) {
         (Some((digest, _)), None) => Some(*digest),
-        _ => shown.iter().find(|(id, _)| Some(*id) == primary).map(|(_, digest)| *digest),
+        _ => honest.iter().find(|(id, _)| Some(*id) == primary).map(|(_, digest)| *digest),
     };
-    let Some(right) = right else { return Vec::new() };
-    shown.iter().filter(|(_, digest)| *digest != right).map(|(id, _)| *id).collect()
+    if let Some(right) = right {
+        wrong.extend(honest.iter().filter(|(_, digest)| *digest != right).map(|(id, _)| *id));
+    }
+    wrong
 }
 
 #[cfg(test)]
@@ -375,6 +387,13 @@ mod tests {
         assert_eq!(outvoted(&[(A, 7), (B, 8), (C, 8)], Some(A)), vec![A]);
         assert_eq!(outvoted(&[(A, 7), (B, 8), (C, 7)], Some(A)), vec![B]);
         assert_eq!(outvoted(&[(A, 7), (B, 7)], Some(A)), vec![]);
+    }
+
+    #[test]
+    fn nobody_votes_twice() {
+        assert_eq!(outvoted(&[(A, 7), (B, 8), (B, 9)], Some(A)), vec![B]);
+        assert_eq!(outvoted(&[(A, 7), (A, 6), (B, 8), (C, 8)], Some(A)), vec![A]);
+        assert_eq!(outvoted(&[(A, 7), (A, 6)], Some(A)), vec![], "nobody knows better");
     }
 
     #[test]
