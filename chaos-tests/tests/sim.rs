@@ -77,7 +77,7 @@ fn judge(what: &str, totals: &Totals) {
 
 #[test]
 fn fresh_seeds_break_no_promise() {
-    let (first, count) = (first_seed(), knob("RVMM_SIM_SEEDS", 200));
+    let (first, count) = (first_seed(), knob("RVMM_SIM_SEEDS", 3000));
     let again = format!("RVMM_SEED={first} RVMM_SIM_SEEDS={count}");
     println!("first seed {first}; all of them again: {again}, or");
     let reproduce = format!("rvmm chaos sim --from {first} --seeds {count}");

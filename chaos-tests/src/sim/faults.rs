@@ -259,6 +259,8 @@ impl World {
                 self.opened(class, Component::Ring)
             }
             Class::Poison => {
+                // Nobody can give one to a component that does not serve yet.
+                self.host.as_ref()?.decisions().primary()?;
                 self.may_take(2)?;
                 self.faults.locked = true;
                 self.host.as_mut()?.push(&Input::Poison).ok()?;

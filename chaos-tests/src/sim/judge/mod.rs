@@ -455,6 +455,10 @@ impl Judge {
             self.last_effect = (input, count);
             self.stats.effects += 1;
             self.show(input);
+            // Also who came between the release and its being carried out.
+            if let Ok(Effect::DomainReleased { domid }) = Effect::decode(bytes) {
+                self.release_domain(domid);
+            }
             return;
         }
         let (input, expected) =
