@@ -28,6 +28,7 @@ mod plan;
 mod run;
 mod shrink;
 mod steps;
+mod targets;
 pub mod teeth;
 mod trace;
 mod verdict;

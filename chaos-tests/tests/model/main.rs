@@ -15,6 +15,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use chaos::harness::knob;
 use stateright::{Checker, HasDiscoveries, Model, Path};
 
 use host::Bug;
@@ -70,18 +71,11 @@ fn explore(scope: Scope) {
     assert_eq!(has(&seen.loss), !checker.model().survives(), "the group is given up");
 }
 
+/// `RVMM_MODEL_WIDE=1` adds scopes that take minutes, and up to a few gigabytes.
 #[test]
 fn every_failover_is_explored() {
-    for scope in scopes::in_ci() {
-        explore(scope);
-    }
-}
-
-/// Takes minutes, and up to a few gigabytes.
-#[test]
-#[ignore = "takes minutes"]
-fn wider_scopes_are_explored() {
-    for scope in scopes::wide() {
+    let wide = if knob("RVMM_MODEL_WIDE", 0) == 1 { scopes::wide() } else { Vec::new() };
+    for scope in scopes::in_ci().into_iter().chain(wide) {
         explore(scope);
     }
 }

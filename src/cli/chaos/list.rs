@@ -44,17 +44,16 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn text(list: &List) -> String {
-    let mut text =
-        String::from("profiles (rvmm chaos run PROFILE; a file of your own works too):\n");
-    let mut lines = |entries: &[Listed]| {
+    let mut text = String::new();
+    let mut part = |title: &str, entries: &[Listed]| {
+        let _ = writeln!(text, "{title}:");
         for Listed { name, text: line } in entries {
             let _ = writeln!(text, "  {name:<22} {line}");
         }
     };
-    lines(&list.profiles);
-    lines(&[Listed { name: "", text: String::new() }]);
-    lines(&list.faults);
-    text.replace(&format!("  {:<22} \n", ""), "\nfaults (a profile's [[fault]] class):\n")
+    part("profiles (rvmm chaos run PROFILE; a file of your own works too)", &list.profiles);
+    part("\nfaults (a profile's [[fault]] class)", &list.faults);
+    text
 }
 
 /// What a class does and takes, in a line.
