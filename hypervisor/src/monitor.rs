@@ -37,8 +37,22 @@ pub struct MonitorConfig {
     /// How long it may stand still while the replica is in an uninterruptible
     /// system call, such as a slow disk's.
     pub blocked_ms: u32,
-    /// How long work may wait without any progress.
+    /// How long work may wait without any progress. It counts as at least twice
+    /// [`Self::silent_limit`]: whoever gets nothing done may be waiting for one
+    /// that is silent, which has to show first.
     pub progress_ms: u32,
+}
+
+impl MonitorConfig {
+    /// The longest that a replica is silent that works or idles as it should.
+    #[must_use]
+    pub fn silent_limit(&self) -> Duration {
+        Duration::from_millis(u64::from(self.detect_ms) + u64::from(self.idle_ms))
+    }
+
+    fn progress_limit(&self) -> Duration {
+        Duration::from_millis(self.progress_ms.into()).max(2 * self.silent_limit())
+    }
 }
 
 impl Default for MonitorConfig {
@@ -218,14 +232,16 @@ impl Monitor {
         }
     }
 
+    /// For how long work has waited for this replica in vain, as far as it had a
+    /// core.
+    #[must_use]
+    pub fn in_vain(&self) -> Duration {
+        Duration::from_micros(self.work.for_us.saturating_sub(self.work.runnable_us))
+    }
+
     fn judge_work(&self) -> Verdict {
-        let still = &self.work;
-        let in_vain = still.for_us - still.runnable_us >= us(self.config.progress_ms);
-        if in_vain && !teeth::bites(Bug::ProgressIgnored) {
-            Verdict::Hung(HangReason::NoProgress)
-        } else {
-            Verdict::Alive
-        }
+        let in_vain = self.in_vain() >= self.config.progress_limit();
+        if in_vain { Verdict::Hung(HangReason::NoProgress) } else { Verdict::Alive }
     }
 }
 

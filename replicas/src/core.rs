@@ -526,11 +526,10 @@ impl<M: StateMachine> Replica<M> {
             }
             Role::Draining
                 if self.batch.is_empty()
-                    && (teeth::bites(Bug::DrainedTooEarly)
-                        || self.in_flight.is_empty()
-                            && self.outbox.nothing_held()
-                            // Or the one that takes over would have the shorter log.
-                            && released == self.peer.log_end().0) =>
+                    && self.in_flight.is_empty()
+                    && self.outbox.nothing_held()
+                    // Or the one that takes over would have the shorter log.
+                    && released == self.peer.log_end().0 =>
             {
                 self.role = Role::Drained;
                 self.say(&FromReplica::Drained, link);

@@ -2,7 +2,7 @@
 
 use consensus::LogIndex;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use state_machine::StateMachine;
+use state_machine::{Corruption, StateMachine};
 
 use crate::error::Fatal;
 use crate::frozen::{Frozen, Purpose};
@@ -14,8 +14,8 @@ pub struct Encoded {
     pub purpose: Purpose,
     /// The last log entry in it.
     pub index: LogIndex,
-    /// It.
-    pub bytes: Vec<u8>,
+    /// It, or what is wrong with the state that it was taken from.
+    pub bytes: Result<Vec<u8>, Corruption>,
 }
 
 impl Encoded {

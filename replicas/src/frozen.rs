@@ -4,7 +4,7 @@
 
 use consensus::LogIndex;
 use state_machine::{
-    Digest, InputNo, Numbered, Output, OutputNo, Reader, RestoreError, StateMachine,
+    Corruption, Digest, InputNo, Numbered, Output, OutputNo, Reader, RestoreError, StateMachine,
 };
 
 /// What a snapshot is for.
@@ -44,20 +44,30 @@ impl<M: StateMachine> Frozen<M> {
 
     /// The snapshot as bytes: the component's own encoding alone for an
     /// operator, everything for a replica.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        match self.purpose {
-            Purpose::Export { .. } => M::encode(&self.numbered.2, &mut out),
-            Purpose::Log => {
-                out.extend_from_slice(&self.digest.0.to_le_bytes());
-                out.extend_from_slice(&(self.undelivered.len() as u64).to_le_bytes());
-                for output in &self.undelivered {
-                    output.encode(&mut out);
-                }
-                Numbered::<M>::encode(&self.numbered, &mut out);
-            }
+    ///
+    /// # Errors
+    /// [`Corruption`] when what can be restored from it is not the state that the
+    /// replica thinks it has. It may be all that is left on a disk one day, so that
+    /// is found out now.
+    pub fn encode(&self) -> Result<Vec<u8>, Corruption> {
+        let mut bytes = self.whole();
+        restore::<M>(&bytes)
+            .map_err(|error| Corruption { what: format!("a snapshot of it: {error}") })?;
+        if let Purpose::Export { .. } = self.purpose {
+            bytes.clear();
+            M::encode(&self.numbered.2, &mut bytes);
         }
+        Ok(bytes)
+    }
+
+    fn whole(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend_from_slice(&self.digest.0.to_le_bytes());
+        out.extend_from_slice(&(self.undelivered.len() as u64).to_le_bytes());
+        for output in &self.undelivered {
+            output.encode(&mut out);
+        }
+        Numbered::<M>::encode(&self.numbered, &mut out);
         out
     }
 }
@@ -164,7 +174,7 @@ mod tests {
     #[test]
     fn a_replica_gets_state_numbers_and_undelivered_outputs() {
         let (frozen, digest) = frozen(Purpose::Log);
-        let (outputs, numbered) = restore::<Counter>(&frozen.encode()).unwrap();
+        let (outputs, numbered) = restore::<Counter>(&frozen.encode().unwrap()).unwrap();
         assert_eq!(outputs, frozen.undelivered);
         assert_eq!(outputs.len(), 3);
         assert_eq!((numbered.last_input(), numbered.last_output()), (InputNo(9), OutputNo(3)));
@@ -176,20 +186,24 @@ mod tests {
         let (mut frozen, _) = frozen(Purpose::Log);
         // A flipped bit leaves the digest, which only changes with the state.
         frozen.numbered.2 ^= 1;
-        let error = restore::<Counter>(&frozen.encode()).unwrap_err();
+        let error = frozen.encode().unwrap_err();
         assert!(error.to_string().contains("corrupt when it was taken"), "{error}");
+        // Nor believed if it was encoded all the same.
+        assert!(restore::<Counter>(&frozen.whole()).is_err());
+        frozen.purpose = Purpose::Export { ticket: 1 };
+        assert!(frozen.encode().is_err());
     }
 
     #[test]
     fn an_operator_gets_the_components_own_encoding() {
         let (frozen, _) = frozen(Purpose::Export { ticket: 1 });
-        assert_eq!(frozen.encode(), 3_u64.to_le_bytes());
+        assert_eq!(frozen.encode().unwrap(), 3_u64.to_le_bytes());
     }
 
     #[test]
     fn what_is_cut_off_or_made_up_is_refused() {
         let (frozen, _) = frozen(Purpose::Log);
-        let bytes = frozen.encode();
+        let bytes = frozen.encode().unwrap();
         assert!((0..bytes.len()).all(|len| restore::<Counter>(&bytes[..len]).is_err()));
         assert!(restore::<Counter>(&[&bytes[..], &[0]].concat()).is_err());
         assert!(restore::<Counter>(&u64::MAX.to_le_bytes()).is_err());

@@ -323,7 +323,7 @@ impl<M: StateMachine> Runtime<M> {
         let watermarks = self.watermarks();
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
         let moved = self.replica.turn(&mut *self.store, watermarks, idle, &mut link)?;
-        self.snapshots(watermarks);
+        self.snapshots(watermarks)?;
         let lengthened = self.publish();
         self.flush(lengthened);
         Ok(moved)
@@ -366,7 +366,7 @@ impl<M: StateMachine> Runtime<M> {
     }
 
     /// Has snapshots encoded elsewhere, and takes them back.
-    fn snapshots(&mut self, watermarks: Watermarks) {
+    fn snapshots(&mut self, watermarks: Watermarks) -> Result<(), Fatal> {
         if !self.encoding
             && let Some(frozen) = self.replica.take_frozen(watermarks)
         {
@@ -376,8 +376,9 @@ impl<M: StateMachine> Runtime<M> {
             && let Some(encoded) = self.encoder.take()
         {
             self.encoding = false;
-            self.replica.on_encoded(encoded.purpose, encoded.index, encoded.bytes);
+            self.replica.on_encoded(encoded.purpose, encoded.index, encoded.bytes?);
         }
+        Ok(())
     }
 
     /// What is done once a beat, however busy the replica is.

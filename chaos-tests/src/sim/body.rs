@@ -58,8 +58,8 @@ pub(super) struct Body {
     pub(super) dying: bool,
     /// How many times slower than usual it is.
     pub(super) slower: u64,
-    /// A fault was injected that it will not survive, or was not to.
-    pub(super) doomed: bool,
+    /// Faults that were injected, are not over, and that it may not survive.
+    pub(super) dooms: u32,
     /// A fault was injected that may make it look broken, now or before.
     pub(super) touched: bool,
 }
@@ -78,7 +78,7 @@ impl Body {
             next_us: u64::MAX,
             dying: false,
             slower: 1,
-            doomed: false,
+            dooms: 0,
             touched: false,
         }
     }
@@ -115,6 +115,11 @@ impl Body {
     /// Whether it runs, or would if it were let.
     pub(super) fn lives(&self) -> bool {
         !self.dying && !self.process.killed.get() && self.alive.get()
+    }
+
+    /// Whether it was broken, and does not count as one that carries on.
+    pub(super) fn is_doomed(&self) -> bool {
+        self.dooms > 0
     }
 
     /// Wakes up if it slept.

@@ -46,6 +46,11 @@ pub(super) enum Strike {
     Promote(u32),
     /// This replica ends now if it has not yet.
     Surely(u64),
+    /// The host's process ends; or the whole machine does.
+    HostEnds {
+        /// Whether what was not synced is lost.
+        power: bool,
+    },
 }
 
 /// A fault that is not over yet.
@@ -183,10 +188,7 @@ impl World {
             Class::CrashMidStep => {
                 let serial = self.victim(rng, 1)?;
                 let component = self.role_of(serial);
-                let stores = 1 + rng.next_u64() % *rng.pick(&[10, 100, 1000]);
-                self.bodies.get(&serial)?.alive.fuse().light(stores);
-                self.doom(serial);
-                self.after(200_000, What::Strike(Strike::Surely(serial)));
+                self.dies_mid_step(serial, rng);
                 self.opened(class, component)
             }
             Class::Hang | Class::StarvedHeartbeat => {
@@ -242,6 +244,7 @@ impl World {
             Class::RingBitFlip | Class::HostileRing => {
                 let serial = self.victim(rng, 2)?;
                 self.doom(serial);
+                self.watch.rings_spoiled += 1;
                 let body = self.bodies.get(&serial)?;
                 let memory = body.runtime.as_ref()?.fabric().memory();
                 let words = if class == Class::RingBitFlip { 1 } else { 1 + rng.below(2_000) };
@@ -332,7 +335,7 @@ impl World {
             Class::Scale => {
                 let host = self.host.as_ref()?;
                 host.decisions().primary()?;
-                if self.bodies.values().any(|body| body.doomed) {
+                if self.bodies.values().any(|body| body.is_doomed()) {
                     // What is left might be the one that will not carry on.
                     return None;
                 }
@@ -352,7 +355,20 @@ impl World {
                     return None;
                 }
                 self.host.as_ref()?.decisions().primary()?;
-                self.host_crashes(class == Class::PowerLoss, rng);
+                let power = class == Class::PowerLoss;
+                match self.victim(rng, 1).filter(|_| rng.percent(40)) {
+                    // While the others get over a death: their disks differ then.
+                    Some(serial) => {
+                        if rng.percent(50) {
+                            self.dies(serial);
+                        } else {
+                            self.dies_mid_step(serial, rng);
+                        }
+                        let delay = 20 + rng.next_u64() % *rng.pick(&[500, 5_000, 60_000]);
+                        self.after(delay, What::Strike(Strike::HostEnds { power }));
+                    }
+                    None => self.host_crashes(power, rng),
+                }
                 self.opened(class, Component::Host)
             }
             _ => None,
@@ -380,6 +396,15 @@ impl World {
                 runtime.fabric().page().digests().iter().any(|r| r.log_index == log_index)
             })
         })
+    }
+
+    /// A replica ends at one of its next stores into shared memory.
+    fn dies_mid_step(&mut self, serial: u64, rng: &mut Rng) {
+        let stores = 1 + rng.next_u64() % *rng.pick(&[10, 100, 1000]);
+        let Some(body) = self.bodies.get(&serial) else { return };
+        body.alive.fuse().light(stores);
+        self.doom(serial);
+        self.after(200_000, What::Strike(Strike::Surely(serial)));
     }
 
     /// The host's process ends, and with it all replicas.
@@ -423,7 +448,7 @@ impl World {
         let Some(body) = self.bodies.get_mut(&serial) else { return };
         body.process.set_activity(activity);
         body.next_us = u64::MAX;
-        body.doomed = true;
+        body.dooms += 1;
         body.touched = true;
         self.after(for_us, What::Healed(serial, Lasting::Inactive));
     }
@@ -431,7 +456,7 @@ impl World {
     /// From now on a replica does not count as one that will carry on.
     fn doom(&mut self, serial: u64) {
         if let Some(body) = self.bodies.get_mut(&serial) {
-            body.doomed = true;
+            body.dooms += 1;
             body.touched = true;
             self.after(DOOM_US, What::Healed(serial, Lasting::Doom));
         }
@@ -443,13 +468,13 @@ impl World {
         let Some(body) = self.bodies.get_mut(&serial) else { return };
         match lasting {
             Lasting::Slow => body.slower = 1,
-            Lasting::Doom => body.doomed = false,
+            Lasting::Doom => body.dooms -= 1,
             Lasting::Inactive => {
                 if body.process.activity() == Activity::Ended {
                     return;
                 }
                 body.process.set_activity(Activity::Well);
-                body.doomed = false;
+                body.dooms -= 1;
                 self.call_replica(serial, now_us);
             }
         }
@@ -499,6 +524,11 @@ impl World {
                     self.after(delay, What::Strike(Strike::Promote(times - 1)));
                 }
             }
+            Strike::HostEnds { power } => {
+                if self.host.is_some() {
+                    self.host_crashes(power, &mut rng);
+                }
+            }
             Strike::Surely(serial) => {
                 if self.bodies.get(&serial).is_some_and(|body| body.alive.fuse().is_lit()) {
                     self.dies(serial);
@@ -513,7 +543,7 @@ impl World {
     pub(super) fn close_faults(&mut self) {
         let Some(host) = &self.host else { return };
         let generation = host.decisions().generation().0;
-        let doomed = self.bodies.values().any(|body| body.doomed);
+        let doomed = self.bodies.values().any(|body| body.is_doomed());
         let now_us = self.now_us();
         // It takes a while before what was done shows.
         let (over, open): (Vec<_>, Vec<_>) =

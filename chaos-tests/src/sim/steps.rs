@@ -106,7 +106,7 @@ impl World {
             Err(panic) => {
                 let text = panic_text(&*panic);
                 page.mark_crashed(text.as_bytes());
-                let excused = body.doomed;
+                let excused = body.dooms > 0;
                 let applying = InputNo(page.applying_input());
                 std::mem::forget(body.runtime.take());
                 if applying != InputNo(0) {

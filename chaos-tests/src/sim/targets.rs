@@ -31,7 +31,7 @@ impl World {
             .filter(|serial| {
                 let body = &self.bodies[serial];
                 body.lives()
-                    && !body.doomed
+                    && !body.is_doomed()
                     && body.runtime.is_some()
                     && body.process.activity() == Activity::Well
             })

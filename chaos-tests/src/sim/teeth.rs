@@ -8,7 +8,6 @@
 //! out of the run, and the same run without the bug has to be clean.
 
 mod hints;
-mod table;
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,6 @@ use super::trace::TraceMode;
 use super::verdict::RunVerdict;
 
 pub use hints::Hint;
-pub use table::{Row, table};
 
 /// A bug that was caught.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -29,14 +29,16 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(any(test, all(debug_assertions, unix)))]
+#[cfg(any(test, feature = "table", all(debug_assertions, unix)))]
 extern crate std;
 
 pub mod bugs;
 #[cfg(all(debug_assertions, unix))]
 mod switch;
+#[cfg(feature = "table")]
+pub mod table;
 
-pub use bugs::Bug;
+pub use bugs::{Bug, Hunter};
 #[cfg(all(debug_assertions, unix))]
 pub use switch::{bites, set, spared};
 

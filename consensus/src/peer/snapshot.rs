@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use raft::{Progress, ProgressState, SnapshotStatus};
-use teeth::Bug;
 
 use super::Peer;
 use crate::log::Offer;
@@ -46,7 +45,7 @@ impl Peer {
     /// # Errors
     /// Any [`SnapshotError`]; nothing has changed then.
     pub fn offer_snapshot(&mut self, index: LogIndex, data: Vec<u8>) -> Result<(), SnapshotError> {
-        if index.0 > self.handed_out && !teeth::bites(Bug::SnapshotAheadOfCommit) {
+        if index.0 > self.handed_out {
             let handed_out = LogIndex(self.handed_out);
             return Err(SnapshotError::Ahead { given: index, handed_out });
         }

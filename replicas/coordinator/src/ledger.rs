@@ -103,7 +103,8 @@ impl Ledger {
     /// [`LedgerError::OutputGap`] when its predecessor never came.
     pub(crate) fn deliver(&mut self, no: OutputNo) -> Result<bool, LedgerError> {
         if no <= self.delivered {
-            return Ok(teeth::bites(Bug::RepetitionDelivered));
+            let again = no == self.delivered && teeth::bites(Bug::WatermarkOffByOne);
+            return Ok(again || teeth::bites(Bug::RepetitionDelivered));
         }
         if no != self.delivered.next() {
             return Err(LedgerError::OutputGap { last: self.delivered, got: no });

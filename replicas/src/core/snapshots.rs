@@ -2,7 +2,6 @@
 
 use consensus::LogIndex;
 use state_machine::StateMachine;
-use teeth::Bug;
 
 use super::{Link, Replica};
 use crate::error::Fatal;
@@ -46,12 +45,8 @@ impl<M: StateMachine> Replica<M> {
     /// once the log has caught up.
     pub(super) fn take_up_snapshot(&mut self, link: &mut dyn Link) {
         let commit = self.peer.released();
-        let Some((purpose, index, bytes)) = self
-            .early_snapshot
-            .take_if(|(_, index, _)| *index <= commit || teeth::bites(Bug::SnapshotAheadOfCommit))
-        else {
-            return;
-        };
+        let ready = self.early_snapshot.take_if(|(_, index, _)| *index <= commit);
+        let Some((purpose, index, bytes)) = ready else { return };
         match purpose {
             Purpose::Export { ticket } => {
                 self.say(&FromReplica::Exported { ticket, snapshot: bytes }, link);

@@ -311,7 +311,7 @@ impl World {
             && let Some(frozen) = node.frozen.take()
         {
             let (purpose, index) = (frozen.purpose(), frozen.index());
-            node.replica.on_encoded(purpose, index, frozen.encode());
+            node.replica.on_encoded(purpose, index, frozen.encode().expect("a sound state"));
         }
         if idle {
             node.replica.show_digest_now(&mut node.wire);

@@ -13,8 +13,6 @@ use crate::sim::plan::{Doorbells, Plan};
 pub struct Hint {
     /// The seed to begin with.
     pub first_seed: u64,
-    /// The test that catches it where the simulator of a whole host cannot.
-    pub elsewhere: Option<&'static str>,
     replicas: u8,
     ack: AckPolicy,
     disks: Disks,
@@ -34,7 +32,6 @@ use FaultClass as Class;
 /// Replicas die, now and then while another one takes over.
 const DEATHS: Hint = Hint {
     first_seed: 1,
-    elsewhere: None,
     replicas: 3,
     ack: AckPolicy::AllLive,
     disks: Disks::None,
@@ -95,9 +92,6 @@ const DISKS: Hint = Hint {
 /// Bits flip in the state.
 const FLIPS: Hint = Hint { classes: &[Class::StateBitFlip], gap_ms: 500, span_s: 20, ..DEATHS };
 
-const CONSENSUS: &str = "consensus, tests/group: deliberate_bugs_are_caught";
-const REPLICAS: &str = "replica, tests/group: deliberate_bugs_are_caught";
-
 impl Hint {
     /// The hint for a bug.
     #[must_use]
@@ -112,10 +106,12 @@ impl Hint {
             Bug::QueryOvertaken | Bug::ReplyBeforeCommit => LAGGARDS,
             // What was read too early comes to be all the same if the host lives on.
             Bug::DirtyRead => Self {
+                first_seed: 15,
                 replicas: 2,
-                disks: Disks::Synced,
-                classes: &[Class::Slow, Class::HostCrash],
-                ..LAGGARDS
+                classes: &[Class::HostCrash],
+                gap_ms: 40,
+                think_us: 500,
+                ..DISKS
             },
             Bug::Overtaking => Self { entangled: true, span_s: 5, ..QUIET },
             Bug::ShortestLogPromoted => Self {
@@ -124,35 +120,30 @@ impl Hint {
                 classes: &[Class::StarvedHeartbeat, Class::Slow, Class::Crash],
                 ..STARVED
             },
-            Bug::WatermarkOffByOne => LAGGARDS,
-            Bug::SnapshotAheadOfCommit => {
-                Self { classes: &[Class::Slow, Class::Crash], log_entries: 32, ..LAGGARDS }
-            }
-            Bug::DrainedTooEarly => {
-                Self { classes: &[Class::StarvedHeartbeat, Class::PromoteStorm], ..STARVED }
-            }
             Bug::SnapshotForgetsInputs => Self { think_us: 200_000, log_entries: 32, ..REBUILDS },
             Bug::KillSkipped => Self { classes: &[Class::Hang], ..DEATHS },
-            Bug::RebuildUntold | Bug::LearnerCounted | Bug::SlotReusedTooEarly => REBUILDS,
-            Bug::VoterToldUnsettled => Self { elsewhere: Some(REPLICAS), ..REBUILDS },
+            Bug::RebuildUntold
+            | Bug::LearnerCounted
+            | Bug::SlotReusedTooEarly
+            | Bug::VoterToldUnsettled => REBUILDS,
             Bug::ReleasedMarkKept => PROMOTIONS,
-            Bug::DeadNeverRemoved => QUORUM,
-            Bug::CampaignNotRepeated => Self {
-                replicas: 5,
-                classes: &[Class::HostileRing, Class::RingBitFlip, Class::Crash],
-                ..DEATHS
-            },
-            Bug::MembershipToldEarly => Self { elsewhere: Some(REPLICAS), ..QUORUM },
-            Bug::VoteTwice => Self { elsewhere: Some(CONSENSUS), ..QUORUM },
-            Bug::QuarantineSkipped | Bug::QuarantineNotReplicated | Bug::StrikesForgotten => POISON,
-            Bug::EntriesNotStored => DISKS,
-            Bug::FirstDiskRecovered => {
-                Self { classes: &[Class::Crash, Class::HostCrash], gap_ms: 40, ..DISKS }
+            Bug::DeadNeverRemoved | Bug::MembershipToldEarly | Bug::VoteTwice => QUORUM,
+            // A standby dies before it has given the candidate its vote.
+            Bug::CampaignNotRepeated => {
+                Self { classes: &[Class::KillInFailover, Class::Slow], gap_ms: 60, ..DEATHS }
             }
-            Bug::CertificateNotInTerm => Self { elsewhere: Some(CONSENSUS), ..DISKS },
+            Bug::QuarantineSkipped | Bug::QuarantineNotReplicated | Bug::StrikesForgotten => POISON,
+            Bug::EntriesNotStored | Bug::CertificateNotInTerm => DISKS,
+            // A standby has to die that is older than the primary.
+            Bug::FirstDiskRecovered => Self {
+                classes: &[Class::PromoteStorm, Class::HostCrash],
+                gap_ms: 150,
+                span_s: 16,
+                think_us: 1_000,
+                ..DISKS
+            },
             Bug::PermsNotDigested | Bug::ScrubStaysShallow | Bug::DivergenceIgnored => FLIPS,
             Bug::HangNeverSuspected => Self { classes: &[Class::Hang], span_s: 20, ..DEATHS },
-            Bug::ProgressIgnored => Self { classes: &[Class::HostileRing], span_s: 30, ..DEATHS },
             Bug::LateSampleCounted => Self { classes: &[Class::ClockJump], ..DEATHS },
             _ => DEATHS,
         }

@@ -44,6 +44,8 @@ pub(super) struct Watch {
     given_up: BTreeMap<u64, u64>,
     /// A bit of somebody's state was flipped in this run.
     pub(super) damage_was_done: bool,
+    /// Rings that were spoiled.
+    pub(super) rings_spoiled: u32,
     /// Bodies with a flipped bit, and when it was flipped.
     pub(super) flips: BTreeMap<u64, u64>,
     /// Bodies that show a wrong digest: of which log index, and since when.
@@ -161,7 +163,7 @@ impl World {
     fn look_at_states(&mut self) {
         let now_us = self.now_us();
         let mut states = Vec::new();
-        for body in self.bodies.values().filter(|body| body.lives() && !body.doomed) {
+        for body in self.bodies.values().filter(|body| body.lives() && !body.is_doomed()) {
             let Some(runtime) = &body.runtime else { continue };
             if runtime.fabric().page().role() == Role::Standby {
                 states.push(runtime.replica().state());

@@ -50,7 +50,7 @@ impl World {
         let host = self.host.as_ref()?;
         let Phase::Serving { primary } = *host.decisions().phase() else { return None };
         let generation = host.decisions().generation();
-        if page.generation() != generation || body.doomed {
+        if page.generation() != generation || body.is_doomed() {
             return None;
         }
         if body.id != primary {
@@ -74,7 +74,7 @@ impl World {
             };
             let Some(runtime) = &voter.runtime else { continue };
             let end = runtime.replica().progress().last_index.0;
-            if voter.lives() && !voter.doomed && end < commit {
+            if voter.lives() && !voter.is_doomed() && end < commit {
                 let what =
                     format!("primary {primary} has released {commit}, and {id} has only {end}");
                 return Some(("all-live", what));

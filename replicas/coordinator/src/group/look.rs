@@ -229,6 +229,8 @@ impl<P: Platform> Group<P> {
         let waits_for_others = self.members.iter().any(|(&id, m)| is_behind(id, m.slot));
         let mut hung = Vec::new();
         let mut due = Vec::new();
+        let mut leader_is_stuck = false;
+        let mut silent_learners = Vec::new();
         for (&id, member) in &mut self.members {
             if member.fenced {
                 continue;
@@ -253,11 +255,22 @@ impl<P: Platform> Group<P> {
             }
             // Under quorum, one that is on its way to a vote may have to lead.
             let why = if voters.contains(&id) || Some(id) == leader {
-                watch.judge(now, page, domain, waits, progress)
+                let why = watch.judge(now, page, domain, waits, progress);
+                leader_is_stuck |= Some(id) == leader && watch.is_stuck();
+                why
             } else {
-                watch.judge_learner(now, page)
+                let why = watch.judge_learner(now, page);
+                if why.is_none() && page.last_log_index() < end && watch.is_silent(now) {
+                    silent_learners.push(id);
+                }
+                why
             };
             hung.extend(why.map(|why| (id, why)));
+        }
+        if leader_is_stuck {
+            // It may have given one its vote already, and wait for it.
+            let why = |id| (id, "no beat while the primary cannot go on".to_owned());
+            hung.extend(silent_learners.into_iter().map(why));
         }
         // Whoever has work and sleeps has missed being woken: nobody is blamed for
         // that, and nobody waits for its next tick.

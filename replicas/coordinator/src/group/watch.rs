@@ -14,6 +14,8 @@ const LEARNER_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Watch<D> {
     death: Option<D>,
     monitor: Monitor,
+    /// [`MonitorConfig::silent_limit`].
+    silent_limit: Duration,
     start: Instant,
     beats: u64,
     last_sign: Instant,
@@ -30,6 +32,7 @@ impl<D: DeathWatch> Watch<D> {
         Self {
             death,
             monitor: Monitor::new(config),
+            silent_limit: config.silent_limit(),
             start: now,
             beats: page.beats(),
             last_sign: now,
@@ -53,6 +56,16 @@ impl<D: DeathWatch> Watch<D> {
             self.beats = beats;
             self.last_sign = now;
         }
+    }
+
+    /// Whether it has been silent for longer than one is that works.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_sign) > self.silent_limit
+    }
+
+    /// Whether work has waited for it in vain for longer than others may be silent.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.monitor.in_vain() > self.silent_limit
     }
 
     /// Why a replica that is being taught must be taken for hung, if it must. It
