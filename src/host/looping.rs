@@ -27,6 +27,8 @@ const DOORBELL: u32 = 0;
 const TICKER: u32 = 1;
 /// How often the choice of the core is looked at.
 const CORE_PERIOD: Duration = Duration::from_secs(2);
+/// How long killed replicas are waited for in the end.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(crate) struct Host {
@@ -245,7 +247,10 @@ impl Host {
     /// Ends everything that was started.
     pub(crate) fn shut_down(&mut self) {
         self.waiting.refuse_all("the daemon ends");
-        self.coordinator.shut_down();
+        let deadline = Instant::now() + END_PATIENCE;
+        for mut replica in self.coordinator.shut_down() {
+            replica.wait_until_gone(deadline);
+        }
         self.server = None;
     }
 }

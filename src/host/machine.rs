@@ -47,6 +47,12 @@ impl Process {
     pub(super) fn process(&self) -> &ProcessDomain {
         &self.0
     }
+
+    /// Waits for the end of one that was killed. One that the kernel does not let
+    /// go of is left to it.
+    pub(super) fn wait_until_gone(&mut self, deadline: Instant) {
+        let _ = self.0.wait(deadline.saturating_duration_since(Instant::now()));
+    }
 }
 
 impl Domain for Process {

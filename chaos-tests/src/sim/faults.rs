@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use hypervisor::decision::{Event, Phase, Standing};
 use hypervisor::fabric::DigestRecord;
 use replica::protocol::ToReplica;
-use state_machine::Input;
+use state_machine::{Input, InputNo};
 
 use super::disk::DiskFault;
 use super::machine::{Activity, Disks};
@@ -248,8 +248,13 @@ impl World {
                 let body = self.bodies.get(&serial)?;
                 let memory = body.runtime.as_ref()?.fabric().memory();
                 let words = if class == Class::RingBitFlip { 1 } else { 1 + rng.below(2_000) };
-                // The page is a replica's own testimony: only the rings are meant.
                 let first = hypervisor::memory::PAGE_BYTES / 8;
+                // A single word of the page is a replica's own testimony; but garbage
+                // may be everywhere.
+                let page = class == Class::HostileRing && rng.percent(30);
+                for word in (0..first).filter(|_| page) {
+                    memory.store(word * 8, rng.next_u64());
+                }
                 for _ in 0..words {
                     let word = first + rng.below(memory.len() / 8 - first);
                     let value = match class {
@@ -544,11 +549,16 @@ impl World {
         let Some(host) = &self.host else { return };
         let generation = host.decisions().generation().0;
         let doomed = self.bodies.values().any(|body| body.is_doomed());
+        let freed = InputNo(host.fabric().page().freed_input());
+        let poison_waits = self.watch.poisons.last().is_some_and(|no| *no > freed);
         let now_us = self.now_us();
         // It takes a while before what was done shows.
         let (over, open): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.faults.open).into_iter().partition(|open| {
-                now_us > open.at_us + SETTLING_US && !doomed || now_us > open.at_us + 2 * DOOM_US
+                // A poison that nobody has taken yet has its deaths to come.
+                !(open.class == FaultClass::Poison && poison_waits)
+                    && (now_us > open.at_us + SETTLING_US && !doomed
+                        || now_us > open.at_us + 2 * DOOM_US)
             });
         self.faults.open = open;
         self.faults.locked &= self.faults.open.iter().any(|o| o.class == FaultClass::Poison);

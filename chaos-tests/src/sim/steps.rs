@@ -157,6 +157,7 @@ impl World {
         }
         body.alive.end();
         let page = body.runtime.as_ref().map(|runtime| runtime.fabric().page());
+        let page = page.filter(|page| page.is_intact(body.id));
         let applying = page.map_or(0, |page| page.applying_input());
         body.runtime = None;
         body.asleep = false;

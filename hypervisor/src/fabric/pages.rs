@@ -29,7 +29,6 @@ mod word {
     pub(super) const REPLICA: usize = 0;
     pub(super) const GENERATION: usize = 8;
     pub(super) const ROLE: usize = 16;
-    pub(super) const MEMORY_BYTES: usize = 24;
     pub(super) const UNREADABLE: usize = 32;
     // Written by the kernel when the main thread ends.
     pub(super) const LIFE: usize = 64;
@@ -46,6 +45,8 @@ mod word {
     pub(super) const SLEEPING: usize = 256;
     pub(super) const DIGESTS: usize = 320;
     // Digest records end at 576.
+    /// Constants between the words: who writes at random hits one of them.
+    pub(super) const GUARDS: [usize; 5] = [56, 184, 248, 312, 584];
     pub(super) const CRASHED: usize = 640;
     pub(super) const CRASH_LEN: usize = 648;
     pub(super) const CRASH_REASON: usize = 704;
@@ -235,8 +236,6 @@ words! { ReplicaPageView, ReplicaPage:
     generation, set_generation: Generation = word::GENERATION, Generation, |g| g.0;
     /// What the replica does.
     role, set_role: Role = word::ROLE, Role::from_word, Role::to_word;
-    /// Memory that the replica's state takes, in bytes.
-    memory_bytes, set_memory_bytes: u64 = word::MEMORY_BYTES, |n| n, |n| n;
     /// A peer whose ring to this replica makes no sense; none while all do.
     unreadable, set_unreadable: ReplicaId = word::UNREADABLE, ReplicaId, |r| r.0;
     /// Counts rounds of the replica's main loop.
@@ -259,7 +258,20 @@ words! { ReplicaPageView, ReplicaPage:
     released_index, set_released_index: u64 = word::RELEASED_INDEX, |n| n, |n| n;
 }
 
+/// What stands in the guard word at this offset.
+fn guard(offset: usize) -> u64 {
+    0x6775_6172_6465_6421 ^ (offset as u64)
+}
+
 impl ReplicaPage {
+    /// Writes what [`ReplicaPageView::is_intact`] looks for; to be done before
+    /// [`Self::set_replica`].
+    pub(super) fn set_guards(&self) {
+        for offset in word::GUARDS {
+            self.memory.store(offset, guard(offset));
+        }
+    }
+
     /// Counts a round of the main loop.
     pub fn beat(&self) {
         self.set_beats(self.beats().wrapping_add(1));
@@ -294,6 +306,14 @@ impl ReplicaPage {
 
 impl ReplicaPageView {
     const SLEEPING: usize = word::SLEEPING;
+
+    /// Whether the page is still that of this replica, and nothing was written over
+    /// it. What a page says that is not must not be believed.
+    #[must_use]
+    pub fn is_intact(&self, replica: ReplicaId) -> bool {
+        self.replica() == replica
+            && word::GUARDS.into_iter().all(|offset| self.memory.load(offset) == guard(offset))
+    }
 
     /// The published digests, by log index.
     #[must_use]

@@ -150,6 +150,7 @@ impl ReplicaFabric {
             })
             .collect();
         let page = ReplicaPage::new(page(&region));
+        page.set_guards();
         page.set_replica(replica);
         Ok(Self {
             control: Receiver::new(control, config.message_bytes),

@@ -78,17 +78,34 @@ fn pages_tell_what_was_published() {
     page.set_released_index(97);
     page.set_applying_input(50);
     page.set_last_applied_input(49);
-    page.set_memory_bytes(1 << 30);
     let seen = host.replica_page(slot(0));
     assert_eq!((seen.role(), seen.generation(), seen.beats()), (Role::Primary, Generation(9), 2));
     assert_eq!((seen.last_log_index(), seen.last_log_term()), (100, 3));
     assert_eq!((seen.commit_index(), seen.applied_index(), seen.released_index()), (99, 98, 97));
     assert_eq!((seen.applying_input(), seen.last_applied_input()), (50, 49));
-    assert_eq!(seen.memory_bytes(), 1 << 30);
+    assert!(seen.is_intact(ReplicaId(4)));
+    assert!(!seen.is_intact(ReplicaId(5)));
     assert_eq!(seen.crash_reason(), None);
     page.mark_crashed(b"first\n");
     page.mark_crashed(b"second");
     assert_eq!(seen.crash_reason().as_deref(), Some("first "));
+}
+
+#[test]
+fn a_page_that_was_overwritten_is_known() {
+    use crate::memory::PAGE_BYTES;
+    const LINE: usize = 64;
+    // What is written at random hits the lines with what changes all the time.
+    for start in [0, 2, 3, 4, 9].map(|line| line * LINE) {
+        let mut host = HostFabric::new(small()).unwrap();
+        let replica = join(&mut host, 0, 4);
+        assert!(host.replica_page(slot(0)).is_intact(ReplicaId(4)));
+        for offset in (start..start + LINE).step_by(8) {
+            replica.memory().store(offset, 0x5a5a_5a5a);
+        }
+        assert!(!host.replica_page(slot(0)).is_intact(ReplicaId(4)), "line at {start}");
+        assert!(start + LINE <= PAGE_BYTES);
+    }
 }
 
 #[test]

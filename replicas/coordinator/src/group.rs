@@ -63,6 +63,8 @@ pub(crate) struct Group<P: Platform> {
     respawn_pause: Duration,
     /// A replica to be recovered once its process is gone.
     recover_wanted: bool,
+    /// Since when two replicas show different digests and nobody decides.
+    tied_since: Option<Instant>,
 }
 
 /// What the rest of the host must do after a change of the group.
@@ -101,6 +103,7 @@ impl<P: Platform> Group<P> {
             postponed: Vec::new(),
             respawn_pause: Duration::ZERO,
             recover_wanted: false,
+            tied_since: None,
         }
     }
 
@@ -304,12 +307,17 @@ impl<P: Platform> Group<P> {
         Duration::from_nanos(spent.sum())
     }
 
-    /// Kills everything, for the end of the host.
-    pub(crate) fn shut_down(&mut self) {
-        for member in self.members.values_mut() {
+    /// Kills everything, for the end of the host; what was killed, and ends now.
+    pub(crate) fn shut_down(&mut self) -> Vec<P::Domain> {
+        let mut killed = Vec::new();
+        for (id, member) in &mut self.members {
             member.fenced = true;
-            // Dropping a domain kills it and waits for its end.
-            member.domain = None;
+            let Some(domain) = member.domain.take() else { continue };
+            if let Err(error) = domain.kill() {
+                self.events.warn(&[Tag::Fence], format!("replica {id}: {error}"));
+            }
+            killed.push(domain);
         }
+        killed
     }
 }

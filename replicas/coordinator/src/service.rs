@@ -346,11 +346,13 @@ impl<P: Platform> Coordinator<P> {
         self.take_notices(notices);
     }
 
-    /// Ends everything that was started.
-    pub fn shut_down(&mut self) {
+    /// Ends everything that was started: what is returned was killed, and is to be
+    /// waited for where that matters.
+    pub fn shut_down(&mut self) -> Vec<P::Domain> {
         self.front.close();
-        self.group.shut_down();
+        let killed = self.group.shut_down();
         self.remember();
+        killed
     }
 
     /// What the driver must know, oldest first.

@@ -18,12 +18,13 @@ impl World {
         let Some(body) = self.bodies.get(&serial) else { return };
         let Some(runtime) = &body.runtime else { return };
         let id = body.id;
-        let applying = runtime.fabric().page().applying_input();
-        if applying != 0 {
+        let page = runtime.fabric().page();
+        let applying = page.applying_input();
+        if applying != 0 && page.is_intact(id) {
             let what = format!("{id} says after its step that it applies {applying}");
             return self.flaw("applying-mark", what);
         }
-        let reign = runtime.fabric().page().generation().0;
+        let reign = page.generation().0;
         if self.watch.followed.insert(serial, reign) != Some(reign) {
             self.look_at_readers(serial);
         }

@@ -1,6 +1,7 @@
 //! What happens to the replicas is noticed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hypervisor::ReplicaId;
 use hypervisor::decision::{Cause, Event, IntakeNo, LogPosition, Phase, Standing};
@@ -12,6 +13,10 @@ use super::{Group, Notice};
 use crate::events::Tag;
 use crate::failover::{Running, cause_name};
 use crate::platform::{Domain as _, Platform, PlatformError};
+
+/// How long the word of one replica stands against that of another while a third
+/// could decide: idle ones show the digest of the same place before long.
+const TIE_PATIENCE: Duration = Duration::from_secs(1);
 
 impl<P: Platform> Group<P> {
     /// Looks at everything that is not a message: replicas that have started,
@@ -26,6 +31,9 @@ impl<P: Platform> Group<P> {
         let mut notices = Vec::new();
         while let Some((id, domain)) = self.platform.started() {
             self.started(id, domain, fabric);
+        }
+        if thorough {
+            self.look_for_garbage(fabric, &mut notices);
         }
         self.look_at_primary(fabric);
         self.look_for_deaths(fabric, &mut notices);
@@ -147,9 +155,29 @@ impl<P: Platform> Group<P> {
         notices
     }
 
+    /// Who has written over its own page may have written anywhere, and can tell
+    /// nothing about itself any more.
+    fn look_for_garbage(&mut self, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
+        let overwritten: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.ready && !member.fenced)
+            .filter(|(id, member)| !fabric.replica_page(member.slot).is_intact(**id))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in overwritten {
+            self.log(
+                &[Tag::Monitor, Tag::Xenstore],
+                format!("the page of replica {id} was overwritten"),
+            );
+            self.failed(id, Cause::Misbehaved, fabric, notices);
+        }
+    }
+
     fn died(&mut self, id: ReplicaId, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
         let Some(slot) = self.slot(id) else { return };
-        let reason = fabric.replica_page(slot).crash_reason();
+        let page = fabric.replica_page(slot);
+        let reason = page.crash_reason().filter(|_| page.is_intact(id));
         let cause = match &reason {
             None => Cause::Killed,
             Some(reason) if reason.starts_with("corrupt") => Cause::Corrupt,
@@ -174,7 +202,8 @@ impl<P: Platform> Group<P> {
     ) {
         let now = self.platform.now();
         let Some(member) = self.members.get(&id) else { return };
-        let applying = fabric.replica_page(member.slot).applying_input();
+        let page = fabric.replica_page(member.slot);
+        let applying = if page.is_intact(id) { page.applying_input() } else { 0 };
         let applying = (applying > 0).then_some(IntakeNo(applying));
         let leads = self.leader() == Some(id);
         let last_sign = self
@@ -286,8 +315,9 @@ impl<P: Platform> Group<P> {
     /// Compares digests at equal places of the log.
     fn look_for_divergence(&mut self, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
         let mut shown: BTreeMap<u64, Vec<(ReplicaId, u64)>> = BTreeMap::new();
-        let voters = self.decisions.members().filter(|(_, _, s)| *s == Standing::Voter);
-        for (id, slot, _) in voters {
+        let mut voters = 0;
+        for (id, slot, _) in self.decisions.members().filter(|(_, _, s)| *s == Standing::Voter) {
+            voters += 1;
             for record in fabric.replica_page(slot).digests() {
                 let at = shown.entry(record.log_index).or_default();
                 if !at.contains(&(id, record.digest)) {
@@ -296,10 +326,23 @@ impl<P: Platform> Group<P> {
             }
         }
         let primary = self.decisions.primary();
+        let now = self.platform.now();
+        let since = *self.tied_since.get_or_insert(now);
+        // The word of one against that of another: a third may be about to show
+        // its own, and is waited for.
+        let patient = voters > 2 && now.duration_since(since) < TIE_PATIENCE;
+        let mut tied = false;
         let mut wrong = BTreeSet::new();
         for at in shown.values() {
             let outvoted = outvoted(at, primary);
-            wrong.extend(outvoted.into_iter().filter(|_| !teeth::bites(Bug::DivergenceIgnored)));
+            let tie = at.len() == 2 && !outvoted.is_empty();
+            tied |= tie;
+            if !(tie && patient) && !teeth::bites(Bug::DivergenceIgnored) {
+                wrong.extend(outvoted);
+            }
+        }
+        if !tied {
+            self.tied_since = None;
         }
         for id in wrong {
             self.log(
