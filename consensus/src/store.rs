@@ -159,12 +159,8 @@ impl LogState {
     /// matter come later.
     #[must_use]
     pub fn known_peers(&self) -> Vec<PeerId> {
-        let MembersRecord { members, fenced, changed_at, .. } = &self.members;
-        let tail = (self.first_index.0..).zip(&self.entries).filter(|(index, entry)| {
-            // What was changed before is in the record.
-            *index > changed_at.0 && entry.kind == EntryKind::Change
-        });
-        let named = tail.flat_map(|(_, entry)| steps_of(&entry.data)).map(Step::peer);
+        let MembersRecord { members, fenced, .. } = &self.members;
+        let named = self.steps_to_come().map(Step::peer);
         let members = members.voters.iter().chain(&members.learners).copied();
         let mut known: Vec<PeerId> = Vec::new();
         for peer in fenced.iter().copied().chain(members).chain(named) {
@@ -172,6 +168,24 @@ impl LogState {
             known.push(peer);
         }
         known
+    }
+
+    /// Whether this one has a vote, and will have when the log's end is applied.
+    /// Whoever is on its way out can not come back from what is stored here.
+    #[must_use]
+    pub fn is_voter_to_the_end(&self, id: PeerId) -> bool {
+        let of_this_one = self.steps_to_come().filter(|step| step.peer() == id);
+        self.members.members.voters.contains(&id)
+            && of_this_one.last().is_none_or(|step| matches!(step, Step::Voter(_)))
+    }
+
+    /// The changes of members that are not in the record yet.
+    fn steps_to_come(&self) -> impl Iterator<Item = Step> + '_ {
+        let changed_at = self.members.changed_at;
+        let tail = (self.first_index.0..).zip(&self.entries).filter(move |(index, entry)| {
+            *index > changed_at.0 && entry.kind == EntryKind::Change
+        });
+        tail.flat_map(|(_, entry)| steps_of(&entry.data))
     }
 }
 
@@ -240,15 +254,19 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn who_may_yet_become_a_member_is_known() {
+    /// 1 votes and 2 learns; the log's end gives 3 a vote, and dismisses 4 and 6.
+    fn changing() -> LogState {
         let entry = |kind, data| StoredEntry { term: Term(1), kind, data };
         let joins = Step::Voter(PeerId(3)).to_raft().encode_to_vec();
         let leaves = Step::Remove(PeerId(4)).to_raft().encode_to_vec();
-        let state = LogState {
+        let demoted = Step::Learner(PeerId(6)).to_raft().encode_to_vec();
+        LogState {
             hard_state: HardState::default(),
             members: MembersRecord {
-                members: Members { voters: vec![PeerId(1)], learners: vec![PeerId(2)] },
+                members: Members {
+                    voters: [1, 4, 6].map(PeerId).to_vec(),
+                    learners: vec![PeerId(2)],
+                },
                 fenced: vec![PeerId(5), PeerId(1)],
                 changed_at: LogIndex(10),
                 ..MembersRecord::default()
@@ -260,9 +278,22 @@ mod tests {
                 entry(EntryKind::Change, joins),
                 entry(EntryKind::Normal, vec![8, 9]),
                 entry(EntryKind::Change, leaves),
+                entry(EntryKind::Change, demoted),
             ],
-        };
-        let known: Vec<u64> = state.known_peers().into_iter().map(|peer| peer.0).collect();
-        assert_eq!(known, [5, 1, 2, 3, 4], "and nobody of long ago");
+        }
+    }
+
+    #[test]
+    fn who_may_yet_become_a_member_is_known() {
+        let known: Vec<u64> = changing().known_peers().into_iter().map(|peer| peer.0).collect();
+        assert_eq!(known, [5, 1, 2, 3, 4, 6], "and nobody of long ago");
+    }
+
+    #[test]
+    fn who_is_on_its_way_in_or_out_does_not_vote_to_the_end() {
+        let state = changing();
+        let voters: Vec<u64> =
+            (1..=9).filter(|id| state.is_voter_to_the_end(PeerId(*id))).collect();
+        assert_eq!(voters, [1]);
     }
 }

@@ -1,7 +1,7 @@
 //! What outlives the daemon: whose disk to come back from, and which ids,
 //! generations and certificates were used.
 
-use consensus::LogState;
+use consensus::{LogState, PeerId};
 use hypervisor::ReplicaId;
 use hypervisor::decision::{DecisionMaker, Event, LogPosition, Standing};
 use teeth::Bug;
@@ -85,10 +85,10 @@ pub(crate) fn find(platform: &mut impl Platform, events: &Events) -> Result<Foun
 }
 
 /// Whether this disk can be come back from: only a voter's, for others may lack
-/// what was answered.
+/// what was answered, or have been dismissed.
 fn recoverable(id: ReplicaId, state: &LogState) -> Option<Recoverable> {
     let members = &state.members;
-    if !members.members.voters.iter().any(|voter| voter.0 == id.0) {
+    if !state.is_voter_to_the_end(PeerId(id.0)) {
         return None;
     }
     let log = match state.entries.last() {
