@@ -11,7 +11,7 @@
 //!   read it, nothing of them is missing.
 //! - The answer to a query is never kept: a new primary answers it anew.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use state_machine::{ConnId, InputNo, Output, OutputNo};
 use teeth::Bug;
@@ -67,6 +67,8 @@ impl Watermarks {
 #[derive(Debug, Default)]
 pub struct Outbox {
     held: VecDeque<Held>,
+    /// How many outputs are held, by whom they are for.
+    held_for: BTreeMap<Option<ConnId>, usize>,
     kept: VecDeque<Output>,
     released: BatchNo,
     bytes: usize,
@@ -111,16 +113,33 @@ impl Outbox {
     /// Whether an output to the same connection waits, which this one must not
     /// overtake.
     fn must_queue(&self, output: &Output) -> bool {
-        /// Beyond this it is cheaper to queue than to look.
-        const LOOK_AT: usize = 64;
-        if teeth::bites(Bug::Overtaking) {
-            return false;
+        self.held_for.contains_key(&conn_of(output)) && !teeth::bites(Bug::Overtaking)
+    }
+
+    fn hold(&mut self, release: BatchNo, item: Item) {
+        if let Item::Logged(output) | Item::Answer(output) = &item {
+            self.bytes += output.payload_len() + OUTPUT_OVERHEAD_BYTES;
+            *self.held_for.entry(conn_of(output)).or_default() += 1;
         }
-        self.held.len() > LOOK_AT
-            || self.held.iter().any(|held| match &held.item {
-                Item::Logged(other) | Item::Answer(other) => conn_of(other) == conn_of(output),
-                Item::Done(_) => false,
-            })
+        self.held.push_back(Held { release, item });
+    }
+
+    /// The oldest that is held, if it may leave.
+    fn take_released(&mut self) -> Option<Item> {
+        if self.held.front()?.release > self.released {
+            return None;
+        }
+        let Held { item, .. } = self.held.pop_front()?;
+        if let Item::Logged(output) | Item::Answer(output) = &item {
+            let conn = conn_of(output);
+            let left = self.held_for.get(&conn).map_or(0, |held| held - 1);
+            if left == 0 {
+                self.held_for.remove(&conn);
+            } else {
+                self.held_for.insert(conn, left);
+            }
+        }
+        Some(item)
     }
 
     /// As primary: takes an output of a logged input; it leaves once `release` is
@@ -130,8 +149,7 @@ impl Outbox {
             emit(Emission::Output(&output));
             self.keep(output);
         } else {
-            self.bytes += output.payload_len() + OUTPUT_OVERHEAD_BYTES;
-            self.held.push_back(Held { release, item: Item::Logged(output) });
+            self.hold(release, Item::Logged(output));
         }
     }
 
@@ -140,17 +158,19 @@ impl Outbox {
         if release <= self.released && !self.must_queue(&output) {
             emit(Emission::Output(&output));
         } else {
-            self.bytes += output.payload_len() + OUTPUT_OVERHEAD_BYTES;
-            self.held.push_back(Held { release, item: Item::Answer(output) });
+            self.hold(release, Item::Answer(output));
         }
     }
 
     /// As primary: every output of `no` has been taken.
     pub fn done(&mut self, release: BatchNo, no: InputNo, emit: &mut dyn FnMut(Emission<'_>)) {
         if release <= self.released && self.held.is_empty() {
-            emit(Emission::Done(no));
-        } else {
-            self.held.push_back(Held { release, item: Item::Done(no) });
+            return emit(Emission::Done(no));
+        }
+        match self.held.back_mut() {
+            // It leaves with this one in any case.
+            Some(Held { release: last, item: Item::Done(done) }) if *last >= release => *done = no,
+            _ => self.hold(release, Item::Done(no)),
         }
     }
 
@@ -158,9 +178,8 @@ impl Outbox {
     pub fn release_through(&mut self, batch: BatchNo, emit: &mut dyn FnMut(Emission<'_>)) {
         self.released = self.released.max(batch);
         let mut done = None;
-        while self.held.front().is_some_and(|held| held.release <= self.released) {
-            let Some(held) = self.held.pop_front() else { break };
-            match held.item {
+        while let Some(item) = self.take_released() {
+            match item {
                 Item::Logged(output) => {
                     emit(Emission::Output(&output));
                     self.kept.push_back(output);

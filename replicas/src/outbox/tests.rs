@@ -56,6 +56,23 @@ fn a_tentative_answer_leaves_at_once_unless_its_connection_waits() {
 }
 
 #[test]
+fn an_open_transaction_holds_up_nobody_else() {
+    let (mut outbox, mut left) = (Outbox::default(), Vec::new());
+    outbox.logged(BatchNo(0), reply(1, 7), &mut note(&mut left));
+    outbox.done(BatchNo(1), InputNo(1), &mut note(&mut left));
+    for no in 2..1000 {
+        outbox.answer(BatchNo(0), reply(no, 8), &mut note(&mut left));
+        outbox.done(BatchNo(0), InputNo(no), &mut note(&mut left));
+    }
+    let replies: Vec<_> = (2..1000).map(|no| Left::Output(reply(no, 8))).collect();
+    assert_eq!(left[1..], replies);
+    assert_eq!(outbox.held.len(), 1, "that all is done waits, as one note");
+    outbox.release_through(BatchNo(1), &mut note(&mut left));
+    assert_eq!(left.last(), Some(&done(999)));
+    assert!(outbox.nothing_held() && outbox.held_for.is_empty());
+}
+
+#[test]
 fn an_opening_answer_leaves_with_the_last_command_before_it() {
     let (mut outbox, mut left) = (Outbox::default(), Vec::new());
     outbox.logged(BatchNo(1), reply(1, 7), &mut note(&mut left));
