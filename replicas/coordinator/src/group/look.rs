@@ -18,6 +18,9 @@ use crate::platform::{Domain as _, Platform, PlatformError};
 /// could decide: idle ones show the digest of the same place before long.
 const TIE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Messages of one that does not lead, taken at one look.
+const LEFT_OVER_PER_LOOK: usize = 64;
+
 impl<P: Platform> Group<P> {
     /// Looks at everything that is not a message: replicas that have started,
     /// acknowledged, died or hung. `thorough` once a monitor's period, else only
@@ -171,6 +174,39 @@ impl<P: Platform> Group<P> {
                 format!("the page of replica {id} was overwritten"),
             );
             self.failed(id, Cause::Misbehaved, fabric, notices);
+        }
+        self.look_for_unreadable(fabric, notices);
+    }
+
+    /// Nobody listens to those who do not lead. One whose ring cannot be read is
+    /// found out before it does.
+    fn look_for_unreadable(&mut self, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
+        let leader = self.leader();
+        let silent: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(id, member)| member.ready && !member.fenced && Some(**id) != leader)
+            .map(|(&id, member)| (id, member.slot))
+            .collect();
+        let mut left_over = Vec::new();
+        for (id, slot) in silent {
+            let Some(outputs) = fabric.outputs(slot) else { continue };
+            // What it said when it led is void.
+            let mut received = Ok(true);
+            for _ in 0..LEFT_OVER_PER_LOOK {
+                received = outputs.receive(&mut left_over);
+                if !matches!(received, Ok(true)) {
+                    break;
+                }
+            }
+            if outputs.release() {
+                fabric.ring_doorbell(slot);
+            }
+            if let Err(error) = received {
+                let text = format!("replica {id}: {error}");
+                self.log(&[Tag::Monitor, Tag::Xenstore], text);
+                self.failed(id, Cause::Misbehaved, fabric, notices);
+            }
         }
     }
 
