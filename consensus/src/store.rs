@@ -182,9 +182,9 @@ impl LogState {
     /// The changes of members that are not in the record yet.
     fn steps_to_come(&self) -> impl Iterator<Item = Step> + '_ {
         let changed_at = self.members.changed_at;
-        let tail = (self.first_index.0..).zip(&self.entries).filter(move |(index, entry)| {
-            *index > changed_at.0 && entry.kind == EntryKind::Change
-        });
+        let tail = (self.first_index.0..)
+            .zip(&self.entries)
+            .filter(move |(index, entry)| *index > changed_at.0 && entry.kind == EntryKind::Change);
         tail.flat_map(|(_, entry)| steps_of(&entry.data))
     }
 }

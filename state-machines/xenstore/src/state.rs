@@ -220,23 +220,30 @@ impl State {
         // To look through the watches is quicker than through many nodes.
         let few = self.watches.count() < removed.nodes;
         let alone = removed.nodes == 1 || (few && !self.watches.any_below(path.text()));
-        let mut result = Ok(());
+        // Whoever watches is told by the permissions of what is removed.
+        if !self.watches.firing(path, Match::Subtree).is_empty() {
+            top.verify_at(path.hash())?;
+        }
+        let mut sound = Ok(());
         if !alone {
             walk(top, above, path.text(), path.hash(), Order::After, &mut |met| {
                 let is_top = met.path.len() == path.text().len();
                 if !is_top && self.watches.any_on(met.hash) {
-                    match Path::absolute(met.path) {
-                        Ok(path) => readable(met.node, met.parent, &mut |readable| {
+                    sound = met.node.verify_at(met.hash);
+                    if sound.is_err() {
+                        return Go::Stop;
+                    }
+                    if let Ok(path) = Path::absolute(met.path) {
+                        readable(met.node, met.parent, &mut |readable| {
                             self.fire(&path, Match::Exact, readable, events);
-                        }),
-                        Err(_) => result = met.node.verify_at(met.hash),
+                        });
                     }
                 }
                 Go::On
             });
         }
         readable(top, above, &mut |readable| self.fire(path, Match::Subtree, readable, events));
-        result
+        sound
     }
 
     /// Sends the events of one change to those who may know of it.

@@ -6,9 +6,10 @@
 //! same number. Unlike there, nobody can be asked whether a domain exists: it
 //! does once it was introduced or the host opened a connection for it.
 
+use alloc::format;
 use alloc::vec::Vec;
 
-use state_machine::{DomId, Outputs};
+use state_machine::{Corruption, DomId, Outputs};
 
 use super::{one_string, strings};
 use crate::decimal;
@@ -134,11 +135,16 @@ pub(crate) fn gone(state: &mut State, domid: DomId, events: &mut Events<'_>) -> 
 fn remove_nodes(state: &mut State, domid: DomId, events: &mut Events<'_>) -> Result<(), Fail> {
     let mut left = state.store.owned(domid).nodes;
     let mut doomed: Vec<Vec<u8>> = Vec::new();
+    let mut sound = Ok(());
     if left > 0 {
         let root = state.store.tree().root();
         walk(root, root, b"/", path::ROOT_HASH, Order::Before, &mut |met| {
             if met.node.perms().owner() != domid {
                 return Go::On;
+            }
+            sound = met.node.verify_at(met.hash);
+            if sound.is_err() {
+                return Go::Stop;
             }
             left -= 1;
             doomed.push(met.path.to_vec());
@@ -150,6 +156,7 @@ fn remove_nodes(state: &mut State, domid: DomId, events: &mut Events<'_>) -> Res
             }
         });
     }
+    sound?;
     let caller = state.domains.caller(DomId(0));
     for text in &doomed {
         let Ok(path) = Path::absolute(text) else { continue };
@@ -169,7 +176,13 @@ fn remove_nodes(state: &mut State, domid: DomId, events: &mut Events<'_>) -> Res
             give_back(state, &path)?;
         }
     }
-    Ok(())
+    match state.store.owned(domid).nodes {
+        0 => Ok(()),
+        // Its accounts say so; the owner of a node is not what was written.
+        left => {
+            Err(Corruption { what: format!("{left} nodes of domain {domid} not found") }.into())
+        }
+    }
 }
 
 /// Makes a node that cannot be removed the control domain's.
