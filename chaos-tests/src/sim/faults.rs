@@ -340,8 +340,9 @@ impl World {
             Class::Scale => {
                 let host = self.host.as_ref()?;
                 host.decisions().primary()?;
-                if self.bodies.values().any(|body| body.is_doomed()) {
-                    // What is left might be the one that will not carry on.
+                if self.bodies.values().any(|body| body.is_doomed() || !body.lives()) {
+                    // What is left might be the one that will not carry on, or has
+                    // died and is not known to have.
                     return None;
                 }
                 let replicas = u8::try_from(1 + rng.below(5)).unwrap_or(3);

@@ -373,7 +373,8 @@ impl<P: Platform> Group<P> {
             let outvoted = outvoted(at, primary);
             let tie = at.len() == 2 && !outvoted.is_empty();
             tied |= tie;
-            if !(tie && patient) && !teeth::bites(Bug::DivergenceIgnored) {
+            let waits = tie && patient || teeth::bites(Bug::DivergenceIgnored);
+            if !waits {
                 wrong.extend(outvoted);
             }
         }
