@@ -222,7 +222,9 @@ impl<'a> Campaign<'a> {
         }
         if let Some(why) = self.sum.not_judged.clone() {
             // It would take as long again to learn the same.
-            self.sum.prefilled.miss(why.clone());
+            if self.subject.prefilled > 0 {
+                self.sum.prefilled.miss(why.clone());
+            }
             self.sum.digests.miss(why);
         } else {
             self.read_back();
