@@ -79,6 +79,11 @@ pub struct Component {
     pub durability: Durability,
     /// How many replicas there are to be.
     pub replication_factor: u8,
+    /// How long a replica may stand still before it is taken for hung,
+    /// milliseconds.
+    pub detect_ms: u64,
+    /// The same for one that the kernel gives no time to run.
+    pub starved_limit_ms: u64,
     /// The replicas that there are, by id.
     pub replicas: Vec<Replica>,
     /// The last failovers, oldest first; at most [`MAX_FAILOVERS`].
@@ -219,6 +224,8 @@ pub(crate) mod tests {
             ack_policy: AckPolicy::AllLive,
             durability: Durability::Volatile,
             replication_factor: 3,
+            detect_ms: 50,
+            starved_limit_ms: 5000,
             replicas,
             failovers: vec![Failover {
                 at_unix_ms: 1_700_000_000_123,
@@ -264,6 +271,8 @@ pub(crate) mod tests {
         assert_eq!(component["ack_policy"], "all-live");
         assert_eq!(component["durability"], "volatile");
         assert_eq!(component["replication_factor"], 3);
+        assert_eq!(component["detect_ms"], 50);
+        assert_eq!(component["starved_limit_ms"], 5000);
         assert_eq!(component["replicas"][0]["role"], "primary");
         assert_eq!(component["replicas"][0]["last_input"], 42);
         assert_eq!(component["replicas"][0]["digest"]["digest"], "00c0ffee00c0ffee");

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use chaos::harness::{ComponentStatus, Host, HostOptions, knob};
-use chaos::report::record::{Outcome, Reader, Record, RunOutcome};
+use chaos::report::record::{CheckerVerdict, Outcome, Reader, Record, RunOutcome};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -75,6 +75,164 @@ fn the_smoke_campaign_passes_and_leaves_its_files() {
     assert!(count(|r| matches!(r, Record::Role(_))) >= 3);
     assert_eq!(count(|r| matches!(r, Record::Counts(_))), 1);
     assert!(count(|r| matches!(r, Record::Checker(_))) >= 3);
+    // All that was there before is there still, and all replicas have the same.
+    let round_nodes = 1000;
+    assert!(checker(&records, "prefilled-nodes").checked >= round_nodes);
+    assert!(checker(&records, "equal-digests").checked >= 3);
+}
+
+fn checker<'a>(records: &'a [Record], name: &str) -> &'a CheckerVerdict {
+    let found = records.iter().find_map(|record| match record {
+        Record::Checker(verdict) if verdict.checker == name => Some(verdict),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("no checker {name}: {records:?}"))
+}
+
+fn host() -> Host {
+    let host = Host::start(Path::new(env!("CARGO_BIN_EXE_rvmm")), &HostOptions::default());
+    host.expect("starts")
+}
+
+/// A campaign against a host that is there, by a profile with this text.
+fn against(host: &Host, dir: &Path, profile: &str, budget: &str) -> Command {
+    let path = dir.join("own.toml");
+    std::fs::write(&path, profile).expect("is written");
+    let mut command = rvmm();
+    command.args(["chaos", "run"]).arg(path).args(["--budget", budget, "--run-dir"]);
+    command.arg(host.run_dir()).stdout(Stdio::null());
+    command
+}
+
+/// Waits for words in a history that is being written.
+fn wait_for_words(out: &Path, words: &str) {
+    chaos::harness::wait_for(words, PATIENCE, || {
+        let history = std::fs::read_to_string(out.join("history.jsonl")).unwrap_or_default();
+        Ok(history.contains(words).then_some(()))
+    })
+    .expect("comes");
+}
+
+/// A host that is not ready when it is asked for the last time, because nobody
+/// waits any longer, has done nothing wrong.
+#[test]
+fn an_interrupted_campaign_does_not_blame_the_host() {
+    const BUSY: &str = "\
+description = \"most of the time goes into waiting for the host to be ready\"
+[workload]
+clients = 2
+[schedule]
+pause = \"1ms\"
+[steady]
+for = \"100ms\"
+[[fault]]
+class = \"vanishing-client\"
+count = 1
+";
+    let host = host();
+    let dir = tempfile::tempdir().expect("a directory");
+    for round in 0..4 {
+        let out = dir.path().join(format!("out-{round}"));
+        let mut campaign =
+            against(&host, dir.path(), BUSY, "1m").arg("--out").arg(&out).spawn().expect("starts");
+        // Lines are written out some at a time.
+        wait_for_words(&out, "steady");
+        std::thread::sleep(Duration::from_millis(300 + 37 * round));
+        chaos::harness::signal(campaign.id(), chaos::harness::Signal::INT).expect("is sent");
+        assert_eq!(campaign.wait().expect("ends").code(), Some(1));
+        let records = records(&out);
+        let Some(Record::RunEnd(end)) = records.last() else { panic!("no end: {records:?}") };
+        assert_eq!(end.outcome, RunOutcome::Aborted, "{end:?}");
+        assert_eq!(end.reason.as_deref(), Some("interrupted: told to stop"));
+    }
+}
+
+/// What clients saw is told also when nothing can be read any more.
+#[test]
+fn a_host_that_is_gone_takes_no_evidence_with_it() {
+    const CALM: &str = "\
+description = \"nothing, for a long time\"
+[workload]
+clients = 2
+[schedule]
+pause = \"10m\"
+[steady]
+for = \"100ms\"
+within = \"2s\"
+[[fault]]
+class = \"crash\"
+";
+    let mut host = host();
+    let dir = tempfile::tempdir().expect("a directory");
+    let out = dir.path().join("out");
+    let mut campaign =
+        against(&host, dir.path(), CALM, "3s").arg("--out").arg(&out).spawn().expect("starts");
+    wait_for_words(&out, "no client sees an error");
+    host.kill();
+    assert_eq!(campaign.wait().expect("ends").code(), Some(1));
+    let records = records(&out);
+    let counts = records.iter().find_map(|record| match record {
+        Record::Counts(counts) => Some(*counts),
+        _ => None,
+    });
+    let counts = counts.expect("they are kept");
+    assert!(counts.errors > 0 && counts.answered > 0, "{counts:?}");
+    let exactly_once = checker(&records, "exactly-once");
+    assert!(!exactly_once.passed && !exactly_once.judged, "{exactly_once:?}");
+    let why = exactly_once.detail.as_deref().unwrap_or_default();
+    assert!(why.starts_with("not judged: the store cannot be read: "), "{why}");
+}
+
+#[test]
+fn a_campaign_that_did_nothing_has_not_passed_and_its_evidence_stays() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let out = dir.path().join("out");
+    let run = || {
+        let args = ["chaos", "run", "smoke", "--seed", "1", "--budget", "1ms", "--out"];
+        rvmm().args(args).arg(&out).output().expect("runs")
+    };
+    let report = || rvmm().args(["chaos", "report"]).arg(&out).output().expect("runs");
+    let first = run();
+    assert_eq!(first.status.code(), Some(1), "{}", said(&first));
+    assert!(said(&first).contains("FAILED no fault was injected"), "{}", said(&first));
+    let history = out.join("history.jsonl");
+    let before = std::fs::read(&history).expect("there is one");
+    let again = run();
+    assert_eq!(again.status.code(), Some(1), "{}", said(&again));
+    assert!(said(&again).contains("out holds a run already"), "{}", said(&again));
+    assert_eq!(std::fs::read(&history).expect("there is one"), before);
+    // Neither a failed run nor one that is cut off is reported as a good one.
+    assert_eq!(report().status.code(), Some(1));
+    std::fs::write(&history, &before[..before.len() / 2]).expect("is written");
+    let cut = report();
+    assert_eq!(cut.status.code(), Some(1), "{}", said(&cut));
+    assert!(said(&cut).contains("cut off: the run did not come to its end"), "{}", said(&cut));
+}
+
+/// The only child of a process, if it has one.
+fn child_of(pid: u32) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    text.trim().parse().ok()
+}
+
+#[test]
+fn a_killed_campaign_takes_its_host_with_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let out = dir.path().join("out");
+    let mut campaign = rvmm()
+        .args(["chaos", "run", "smoke", "--out"])
+        .arg(&out)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    wait_for_words(&out, "run-begin");
+    let host = child_of(campaign.id()).expect("it has started a host");
+    campaign.kill().expect("is killed");
+    campaign.wait().expect("ends");
+    chaos::harness::wait_for("the end of the host", PATIENCE, || {
+        Ok((!Path::new(&format!("/proc/{host}")).exists()).then_some(()))
+    })
+    .expect("it ends");
 }
 
 const FLIPS: &str = "\
@@ -121,8 +279,7 @@ pause = \"1ms\"
 class = \"descriptor-exhaustion\"
 for = \"10m\"
 ";
-    let host = Host::start(Path::new(env!("CARGO_BIN_EXE_rvmm")), &HostOptions::default());
-    let host = host.expect("starts");
+    let host = host();
     let dir = tempfile::tempdir().expect("a directory");
     let profile = dir.path().join("lasting.toml");
     std::fs::write(&profile, LASTING).expect("is written");
@@ -177,8 +334,7 @@ fn a_wrong_profile_is_refused_with_its_line() {
 
 #[test]
 fn what_would_take_the_state_of_a_host_away_is_not_done_to_it() {
-    let host = Host::start(Path::new(env!("CARGO_BIN_EXE_rvmm")), &HostOptions::default());
-    let host = host.expect("starts");
+    let host = host();
     let dir = tempfile::tempdir().expect("a directory");
     let output = rvmm()
         .args(["chaos", "run", "durable", "--budget", "1s", "--run-dir"])
@@ -190,6 +346,16 @@ fn what_would_take_the_state_of_a_host_away_is_not_done_to_it() {
     assert_eq!(output.status.code(), Some(1));
     let text = said(&output);
     assert!(text.contains("would take the state of this host away"), "{text}");
+    // Also what is harmless for one replica, or for a moment.
+    let hang =
+        "description = \"d\"\n[[fault]]\nclass = \"hang\"\ntarget = \"all\"\nfor = \"60s\"\n";
+    let output = against(&host, dir.path(), hang, "1s").output().expect("runs");
+    assert_eq!(output.status.code(), Some(1));
+    let text = said(&output);
+    assert!(
+        text.contains("hang all for up to 1m would take the state of this host away"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -371,6 +371,7 @@ impl Host {
             .collect();
         let replication_factor = decisions.policy().replication_factor;
         let xenstore = &self.settings.config.xenstore;
+        let monitor = &self.settings.config.monitor;
         let component = Component {
             name: COMPONENT.into(),
             health: Component::health_of(replication_factor, &replicas),
@@ -378,6 +379,8 @@ impl Host {
             ack_policy: xenstore.ack,
             durability: xenstore.durability,
             replication_factor,
+            detect_ms: monitor.detect_ms.into(),
+            starved_limit_ms: monitor.starved_limit_ms.into(),
             replicas,
             failovers: self.coordinator.failovers().cloned().collect(),
             failovers_total: self.coordinator.failover_count(),

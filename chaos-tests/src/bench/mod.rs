@@ -135,6 +135,15 @@ pub fn fill(socket: &Path, nodes: u32) -> Result<f64, ClientError> {
     store::populate(socket, 0, nodes).map(|sample| sample.value)
 }
 
+/// Reads back what [`fill`] created, all of it: the first node that is not what it
+/// was, in words, if there is one.
+///
+/// # Errors
+/// [`ClientError`] when the store cannot be read.
+pub fn first_difference(socket: &Path, nodes: u32) -> Result<Option<String>, ClientError> {
+    store::first_difference(socket, nodes)
+}
+
 fn population(
     targets: &[Target],
     config: &BenchConfig,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use xenstore::wire::MessageType;
 
 use super::row::Sample;
-use crate::client::{Client, Result, Tx};
+use crate::client::{Client, ClientError, Result, Tx};
 use crate::rng::Rng;
 
 /// What every node holds, 20 bytes as an average node of a real host.
@@ -76,6 +76,35 @@ pub(super) fn populate(socket: &Path, there: u32, nodes: u32) -> Result<Sample> 
     }
     let count = u64::from(nodes.saturating_sub(there));
     Ok(Sample::of_rate(count, began.elapsed(), None))
+}
+
+/// The first of the nodes below `nodes` that is not what [`populate`] left, in
+/// words, if there is one.
+pub(super) fn first_difference(socket: &Path, nodes: u32) -> Result<Option<String>> {
+    const BATCH: u32 = 16;
+    let mut client = Client::connect(socket)?;
+    let mut first = None;
+    for begin in (0..nodes).step_by(BATCH as usize) {
+        let batch = begin..nodes.min(begin + BATCH);
+        for node in batch.clone() {
+            client.queue(MessageType::Read, Tx::NONE, &[path(node).as_bytes(), b"\0"]);
+        }
+        client.flush()?;
+        // Answers come in the order of the questions, also those that are errors.
+        for node in batch {
+            let difference = match client.reply() {
+                Ok(value) if value == VALUE => continue,
+                Ok(value) => format!("holds {:?}", value.escape_ascii().to_string()),
+                Err(ClientError::Daemon(errno)) => format!("cannot be read: {errno}"),
+                Err(error) => return Err(error),
+            };
+            first.get_or_insert_with(|| format!("{} {difference}", path(node)));
+        }
+        if first.is_some() {
+            break;
+        }
+    }
+    Ok(first)
 }
 
 /// Removes all that was measured with, directory by directory: one request that

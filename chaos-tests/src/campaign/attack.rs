@@ -9,13 +9,18 @@ use super::watch::Window;
 use crate::harness::ComponentStatus;
 use crate::report::record::{
     Component, FaultClass, FaultHealed, FaultId, FaultInjected, FaultJudged, Outcome, Record,
+    ReplicaId, Retired,
 };
 
 /// Nobody has served for so long: an interruption, and no mere failover.
 const INTERRUPTION: Duration = Duration::from_secs(1);
-/// Damage in a replica's memory that has not been noticed by then harms nobody
-/// for now.
+/// Damage somewhere in a replica's memory that has not been noticed by then harms
+/// nobody for now.
 const NOTICE: Duration = Duration::from_millis(1500);
+/// So many nodes are scrubbed in a second, in a store of any size.
+const SCRUBBED_PER_S: f64 = 12_800.0;
+/// Scrubbing starts slowly, and on a busy machine it takes longer.
+const SCRUB_MARGIN: Duration = Duration::from_secs(3);
 /// The group must be seen whole for so long before a fault counts as over.
 const SETTLED: Duration = Duration::from_millis(60);
 
@@ -27,6 +32,12 @@ struct Injection {
     answered_eio: bool,
 }
 
+/// Within so long a flipped bit of a store of so many nodes is found.
+fn scrubbed_within(nodes: u64) -> Duration {
+    let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+    SCRUB_MARGIN + Duration::from_secs_f64(f64::from(nodes) / SCRUBBED_PER_S)
+}
+
 fn rank(outcome: Outcome) -> u8 {
     match outcome {
         Outcome::Masked | Outcome::Skipped => 0,
@@ -35,7 +46,8 @@ fn rank(outcome: Outcome) -> u8 {
         Outcome::AnsweredEio => 3,
         Outcome::Recovered => 4,
         Outcome::StateLost => 5,
-        Outcome::Failed => 6,
+        Outcome::Unnoticed => 6,
+        Outcome::Failed => 7,
     }
 }
 
@@ -64,8 +76,13 @@ impl Campaign<'_> {
 
     /// Gives damage that lies still a while to be found: what is found later would
     /// be counted for another fault.
-    fn await_notice(&self, fault: &Planned, before: &ComponentStatus) {
-        if fault.lies_still() {
+    fn await_notice(&self, fault: &Planned, before: &ComponentStatus, damaged: Option<u64>) {
+        if let Some(damaged) = damaged.filter(|_| fault.must_be_noticed()) {
+            self.options.stop.wait_for(scrubbed_within(self.subject.nodes), LOOK_EVERY, || {
+                let now = self.subject.daemon.xenstore().ok()?;
+                (!now.has(damaged)).then_some(())
+            });
+        } else if fault.lies_still() {
             self.options.stop.wait_for(NOTICE, LOOK_EVERY, || {
                 let now = self.subject.daemon.xenstore().ok()?;
                 let ids = |status: &ComponentStatus| -> Vec<u64> {
@@ -118,12 +135,12 @@ impl Campaign<'_> {
         if let (Err(error), None) = (&result, injection.component) {
             if let FaultError::Unavailable(why) = error {
                 chooser.without(fault);
-                self.skip(format!("{}: {why}", name.trim()));
+                self.skip(name.trim(), why.clone());
             }
             self.judged(fault, Component::Host, Outcome::Skipped, note);
             return true;
         }
-        self.await_notice(fault, before);
+        self.await_notice(fault, before, injection.damaged);
         let after = self.settle();
         let window = self.watch.window();
         let component = injection.component.unwrap_or(Component::Host);
@@ -138,7 +155,11 @@ impl Campaign<'_> {
                 note = Some(format!("not whole again: {}", self.describe()));
                 Outcome::Failed
             }
-            Some(after) => observed(fault.class.class, &injection, before, after, &window),
+            Some(after) => match observed(fault, &injection, before, after, &window) {
+                // It was not given the time.
+                Outcome::Unnoticed if self.options.stop.is_set() => Outcome::Skipped,
+                outcome => outcome,
+            },
         };
         let promise = fault.promise();
         if outcome == Outcome::Failed {
@@ -150,6 +171,7 @@ impl Campaign<'_> {
             ));
         } else if rank(outcome) > rank(promise) {
             self.worse += 1;
+            self.unnoticed += u64::from(outcome == Outcome::Unnoticed);
             let was = format!("{promise} was promised; clients waited {} us", window.pause_us);
             note = Some(note.map_or(was.clone(), |note| format!("{was}; {note}")));
         }
@@ -164,12 +186,15 @@ impl Campaign<'_> {
     /// pile up until more replicas are bad than the host can bear. Whether all is
     /// whole again.
     fn retire(&self, fault: FaultId, damaged: u64, status: &ComponentStatus) -> bool {
-        if status.replicas.iter().all(|replica| replica.id != damaged) {
+        if !status.has(damaged) {
             return true;
         }
-        self.scene(status, &mut |_| {}).retire(damaged);
+        if self.scene(status, &mut |_| {}).retire(damaged) {
+            let (at_us, replica) = (self.book.now(), ReplicaId(damaged));
+            self.book.put(&Record::Retired(Retired { at_us, fault, replica }));
+        }
         self.book.put(&Record::FaultHealed(FaultHealed { at_us: self.book.now(), fault }));
-        let gone = |status: &ComponentStatus| status.replicas.iter().all(|r| r.id != damaged);
+        let gone = |status: &ComponentStatus| !status.has(damaged);
         let gone = self.options.stop.wait_for(self.file().steady.within.0, LOOK_EVERY, || {
             self.subject.daemon.xenstore().ok().filter(gone)
         });
@@ -214,23 +239,73 @@ impl Campaign<'_> {
 
 /// What became of a fault that did no harm to clients.
 fn observed(
-    class: FaultClass,
+    fault: &Planned,
     injection: &Injection,
     before: &ComponentStatus,
     after: &ComponentStatus,
     window: &Window,
 ) -> Outcome {
     // With all replicas dead nobody served, however short it was.
-    let all_died = class == FaultClass::KillAll && after.generation > before.generation;
-    if window.unserved >= INTERRUPTION || all_died {
+    let all_died = fault.class.class == FaultClass::KillAll && after.generation > before.generation;
+    let still_there = injection.damaged.is_some_and(|damaged| after.has(damaged));
+    if fault.must_be_noticed() && still_there {
+        Outcome::Unnoticed
+    } else if window.unserved >= INTERRUPTION || all_died {
         Outcome::Recovered
     } else if injection.answered_eio {
         Outcome::AnsweredEio
     } else if after.generation > before.generation {
         Outcome::Failover
-    } else if before.replicas.iter().any(|old| after.replicas.iter().all(|new| new.id != old.id)) {
+    } else if before.replicas.iter().any(|old| !after.has(old.id)) {
         Outcome::Rebuilt
     } else {
         Outcome::Masked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::profile::Profile;
+    use super::*;
+
+    /// A fault with those words in the profile.
+    fn planned(words: &str) -> Planned {
+        let text = format!("description = \"d\"\n[[fault]]\n{words}\n");
+        let profile = Profile::parse("p.toml", "p.toml", &text).expect("is right");
+        Chooser::new(1).next(&profile).expect("there is one").1
+    }
+
+    fn status(ids: &[u64]) -> ComponentStatus {
+        let replica = |id: &u64| {
+            serde_json::json!({ "id": id, "pid": 8, "role": "standby", "state": "running",
+                "last_input": 5, "commit_index": 4 })
+        };
+        let json = serde_json::json!({
+            "name": "xenstore", "generation": 3, "ack_policy": "all-live",
+            "durability": "volatile", "replication_factor": 3, "failovers": [],
+            "replicas": ids.iter().map(replica).collect::<Vec<_>>(),
+        });
+        serde_json::from_value(json).expect("is a status")
+    }
+
+    #[test]
+    fn damage_that_must_be_found_and_is_not_is_an_end_of_its_own() {
+        let ends = |words: &str, after: &[u64]| {
+            let injection = Injection { damaged: Some(2), ..Injection::default() };
+            let (before, after) = (status(&[1, 2, 3]), status(after));
+            observed(&planned(words), &injection, &before, &after, &Window::default())
+        };
+        let certain = "class = \"state-bit-flip\"\nhow = \"state\"";
+        assert_eq!(ends(certain, &[1, 2, 3]), Outcome::Unnoticed);
+        assert_eq!(ends(certain, &[1, 3, 4]), Outcome::Rebuilt);
+        // Memory that nobody uses may be anything.
+        let anywhere = "class = \"state-bit-flip\"\nhow = \"memory\"";
+        assert_eq!(ends(anywhere, &[1, 2, 3]), Outcome::Masked);
+    }
+
+    #[test]
+    fn a_large_store_takes_longer_to_be_scrubbed() {
+        assert_eq!(scrubbed_within(0), SCRUB_MARGIN);
+        assert_eq!(scrubbed_within(128_000), SCRUB_MARGIN + Duration::from_secs(10));
     }
 }

@@ -1,11 +1,20 @@
 //! What must hold while nothing is broken, and over the whole campaign.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::run::{Campaign, LOOK_EVERY, micros};
 use super::stop::Stop;
+use super::verdict::Judged;
 use crate::harness::{ComponentStatus, FailoverLog};
 use crate::report::record::{Bound, CheckerVerdict, Record, SteadyPhase, SteadyState};
+
+const LEAST_FAULTS: &str = "least_faults";
+
+/// Faults that must have been injected: a campaign without any says nothing, and
+/// one that was given another time to take need not come to the profile's number.
+fn least_faults(wanted: u64, other_time: bool) -> u64 {
+    if other_time { 1 } else { wanted.max(1) }
+}
 
 impl Campaign<'_> {
     /// Waits for everything to be whole, and looks at it for a while.
@@ -61,40 +70,42 @@ impl Campaign<'_> {
 
     pub(super) fn judge(&mut self) {
         let failovers = self.watch.seen().failovers.clone();
+        let excused = self.watch.excused();
+        self.sum.counts.pauses_excused = excused.count;
         self.book.put(&Record::Counts(self.sum.counts));
-        let counts = self.sum.counts;
-        let found = self.sum.first_violation.clone();
-        let checkers = [
-            ("linearizability", self.sum.linearizable, counts.answered),
-            ("exactly-once", counts.lost + counts.doubled == 0, counts.answered),
-            ("watch-events", self.sum.event_faults() == 0, counts.events),
-            ("no-violation", found.is_none(), counts.answered),
-        ];
-        for (checker, passed, checked) in checkers {
-            let detail = found.clone().filter(|_| !passed);
-            if !passed {
-                self.fail(format!("{checker}: {}", detail.as_deref().unwrap_or("violated")));
+        for Judged { checker, checked, found, not_judged } in self.sum.judged() {
+            let not_judged = not_judged.map(|why| format!("not judged: {why}"));
+            let judged = found.is_some() || not_judged.is_none();
+            let detail = found.or(not_judged);
+            if let Some(detail) = &detail {
+                self.fail(format!("{checker}: {detail}"));
             }
+            let passed = detail.is_none();
             self.book.put(&Record::Checker(CheckerVerdict {
                 at_us: self.book.now(),
                 checker: checker.to_owned(),
                 passed,
+                judged,
                 checked,
                 detail,
                 seed: None,
                 reproduce: (!passed).then(|| self.options.reproduce.clone()),
             }));
         }
-        for bound in self.bounds(&failovers) {
+        for bound in self.bounds(&failovers, excused.longest) {
             if !bound.held {
                 let Bound { bound, unit, limit, observed, .. } = &bound;
-                self.fail(format!("bound {bound}: {observed} {unit}, allowed: {limit}"));
+                self.fail(match bound.as_str() {
+                    LEAST_FAULTS if *observed == 0 => "no fault was injected".to_owned(),
+                    LEAST_FAULTS => format!("{observed} faults injected, needed: {limit}"),
+                    _ => format!("bound {bound}: {observed} {unit}, allowed: {limit}"),
+                });
             }
             self.book.put(&Record::Bound(bound));
         }
     }
 
-    fn bounds(&self, failovers: &FailoverLog) -> Vec<Bound> {
+    fn bounds(&self, failovers: &FailoverLog, longest: Duration) -> Vec<Bound> {
         let bounds = &self.file().bounds;
         let counts = &self.sum.counts;
         let at_us = self.book.now();
@@ -108,21 +119,37 @@ impl Campaign<'_> {
         };
         let injected: u64 = self.injected.values().sum();
         let mut all = vec![
-            most("longest_pause", "us", micros(bounds.longest_pause.0), self.sum.longest_us),
+            most("longest_pause", "us", micros(bounds.longest_pause.0), micros(longest)),
             most("failover_median", "us", micros(bounds.failover_median.0), failovers.total_us(50)),
             most("failover_p99", "us", micros(bounds.failover_p99.0), failovers.total_us(99)),
             most("lost", "", bounds.lost, counts.lost),
             most("doubled", "", bounds.doubled, counts.doubled),
             most("errors", "", bounds.errors, counts.errors + counts.disconnects),
+            most("unnoticed", "", bounds.unnoticed, self.unnoticed),
         ];
         if let Some(worse) = bounds.worse_than_promised {
             all.push(most("worse_than_promised", "", worse, self.worse));
         }
-        // One that was stopped on request, or given little time, is not to blame.
-        if !self.options.stop.is_set() && self.options.budget.is_none() {
-            let least = most("least_faults", "", bounds.least_faults, injected);
-            all.push(Bound { held: injected >= bounds.least_faults, ..least });
+        // One that was stopped on request is not to blame.
+        if !self.options.stop.is_set() {
+            let limit = least_faults(bounds.least_faults, self.options.budget.is_some());
+            let least = most(LEAST_FAULTS, "", limit, injected);
+            all.push(Bound { held: injected >= limit, ..least });
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::least_faults;
+
+    #[test]
+    fn a_campaign_without_a_fault_never_suffices() {
+        for (wanted, other_time, least) in
+            [(50, false, 50), (0, false, 1), (50, true, 1), (0, true, 1)]
+        {
+            assert_eq!(least_faults(wanted, other_time), least);
+        }
     }
 }

@@ -10,10 +10,12 @@ mod attack;
 mod book;
 mod choose;
 mod daemon;
+mod digests;
 mod fault;
 mod judge;
 mod profile;
 mod run;
+mod stall;
 mod stop;
 mod subject;
 mod verdict;
@@ -72,6 +74,9 @@ pub enum CampaignError {
     /// It would do more harm than it says.
     #[error("refused: {0}")]
     Unsafe(String),
+    /// There is a run in the directory that it should write to.
+    #[error("{} holds a run already: name another directory, or remove it", .0.display())]
+    Taken(PathBuf),
     /// The load could not be put on.
     #[error(transparent)]
     Soak(#[from] SoakError),

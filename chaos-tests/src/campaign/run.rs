@@ -6,20 +6,26 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::book::Book;
 use super::choose::Chooser;
+use super::digests::Shown;
 use super::profile::ProfileFile;
+use super::stop::Stop;
 use super::subject::Subject;
 use super::verdict::Sum;
 use super::watch::{Live, Watch};
 use super::{CampaignError, Options};
+use crate::bench;
 use crate::report;
 use crate::report::record::{
-    FORMAT, FaultClass, Record, RunBegin, RunEnd, RunOutcome, SteadyPhase,
+    FILE_NAME, FORMAT, FaultClass, Record, RunBegin, RunEnd, RunOutcome, Skip, SteadyPhase,
 };
 use crate::report::summary::Summary;
 use crate::soak::{Soak, SoakConfig};
 
 /// How often the host is asked while something is waited for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Within so long idle replicas show the digest of the same place of the log.
+const LEVEL_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a campaign showed; the rest is in its directory.
 #[derive(Debug)]
@@ -46,6 +52,10 @@ pub fn run(
     options: &Options,
     show: Box<dyn Fn(&Live) + Send + Sync>,
 ) -> Result<Finished, CampaignError> {
+    if options.out.join(FILE_NAME).exists() {
+        // Whatever it shows must not be lost.
+        return Err(CampaignError::Taken(options.out.clone()));
+    }
     std::fs::create_dir_all(&options.out)
         .map_err(CampaignError::io(options.out.display().to_string()))?;
     let subject = Subject::find(options)?;
@@ -70,6 +80,7 @@ pub(super) struct Campaign<'a> {
     /// Faults by class that were injected.
     pub(super) injected: BTreeMap<FaultClass, u64>,
     pub(super) worse: u64,
+    pub(super) unnoticed: u64,
     failures: Vec<String>,
     skipped: Vec<String>,
 }
@@ -105,7 +116,8 @@ impl<'a> Campaign<'a> {
             .map(|(name, value)| (name.to_owned(), value))
             .into(),
         }));
-        let watch = Watch::start(subject.daemon.clone(), Arc::clone(&book), show)
+        let limit = file.bounds.longest_pause.0;
+        let watch = Watch::start(subject.daemon.clone(), Arc::clone(&book), limit, show)
             .map_err(CampaignError::io("starting a thread"))?;
         Ok(Self {
             options,
@@ -119,6 +131,7 @@ impl<'a> Campaign<'a> {
             sum: Sum::default(),
             injected: BTreeMap::new(),
             worse: 0,
+            unnoticed: 0,
             failures: Vec::new(),
             skipped: Vec::new(),
         })
@@ -139,7 +152,9 @@ impl<'a> Campaign<'a> {
         let reason = match (&broken, self.failures.first()) {
             (Err(error), _) => Some(error.to_string()),
             (Ok(()), Some(failure)) => Some(failure.clone()),
-            (Ok(()), None) => self.options.stop.is_set().then(|| "told to stop".to_owned()),
+            (Ok(()), None) => {
+                self.options.stop.is_set().then(|| "interrupted: told to stop".to_owned())
+            }
         };
         let failed = outcome == RunOutcome::Failed;
         self.book.put(&Record::RunEnd(RunEnd {
@@ -159,7 +174,7 @@ impl<'a> Campaign<'a> {
 
     fn try_out(&mut self) -> Result<(), CampaignError> {
         if let Some(lacks) = &self.subject.lacks {
-            self.skip(lacks.clone());
+            self.skip("disk", lacks.clone());
         }
         self.begin_round()?;
         let ready = self.steady(SteadyPhase::Before);
@@ -203,10 +218,50 @@ impl<'a> Campaign<'a> {
         self.watch.follow(None);
         match verdict {
             Ok(verdict) => self.sum.add(&verdict),
-            // The store cannot be read: what clients were promised is not there.
-            Err(error) => self.fail(format!("what clients saw cannot be judged: {error}")),
+            Err(error) => self.sum.not_judged = Some(error.to_string()),
+        }
+        if let Some(why) = self.sum.not_judged.clone() {
+            // It would take as long again to learn the same.
+            if self.subject.prefilled > 0 {
+                self.sum.prefilled.miss(why.clone());
+            }
+            self.sum.digests.miss(why);
+        } else {
+            self.read_back();
+            self.compare_digests();
         }
         Ok(())
+    }
+
+    /// Whether what the campaign put into the store beforehand is there.
+    fn read_back(&mut self) {
+        let nodes = self.subject.prefilled;
+        match bench::first_difference(&self.subject.socket, nodes) {
+            Ok(difference) => self.sum.prefilled.add(nodes.into(), difference),
+            Err(error) => self.sum.prefilled.miss(format!("the store cannot be read: {error}")),
+        }
+    }
+
+    /// Whether replicas that have applied the same hold the same.
+    fn compare_digests(&mut self) {
+        let mut shown = Shown::default();
+        // Idle ones come to the same place before long.
+        let level = Stop::default().wait_for(LEVEL_WITHIN, LOOK_EVERY, || {
+            let status = self.subject.daemon.xenstore().ok()?;
+            shown.add(&status);
+            (shown.difference().is_some() || shown.is_complete(&status)).then_some(())
+        });
+        self.sum.digests.add(shown.compared(), shown.difference());
+        match level {
+            Some(()) => {}
+            None if self.subject.is_own() => {
+                self.sum.digests.miss("the replicas never showed the digest of the same place");
+            }
+            None => {
+                let why = "others keep this host busy: the replicas never showed the same place";
+                self.skip("equal-digests", why.into());
+            }
+        }
     }
 
     // Breaking.
@@ -220,7 +275,10 @@ impl<'a> Campaign<'a> {
                 self.begin_round()?;
             }
             let Some((pause, fault)) = chooser.next(&self.options.profile) else {
-                self.skip("nothing that the profile asks for can be done here".to_owned());
+                self.skip(
+                    "all faults",
+                    "nothing of what the profile asks for can be done here".into(),
+                );
                 break;
             };
             self.watch.doing("waiting");
@@ -229,7 +287,10 @@ impl<'a> Campaign<'a> {
                 break;
             }
             let Some(status) = self.settle() else {
-                self.fail(format!("not ready for another fault: {}", self.describe()));
+                // A host that was not given the time is not to blame.
+                if !self.options.stop.is_set() {
+                    self.fail(format!("not ready for another fault: {}", self.describe()));
+                }
                 break;
             };
             if !self.inject(&fault, &status, &mut chooser) {
@@ -259,7 +320,9 @@ impl<'a> Campaign<'a> {
     }
 
     /// Skips are never silent: they are told at the end, and in the history.
-    pub(super) fn skip(&mut self, what: String) {
-        self.skipped.push(what);
+    pub(super) fn skip(&mut self, what: &str, why: String) {
+        self.skipped.push(format!("{what}: {why}"));
+        let at_us = self.book.now();
+        self.book.put(&Record::Skip(Skip { at_us, what: what.to_owned(), why }));
     }
 }

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::book::Book;
 use super::daemon::Daemon;
+use super::run::micros;
+use super::stall::{Excused, Stall, excuse};
 use super::stop::Stop;
 use crate::harness::{ComponentStatus, FailoverLog, FailoverStatus, ReplicaStatus};
 use crate::report::record::{
-    ClientFault, ClientFaultKind, ClientId, Failover, FaultId, LatencySample, Pause, Progress,
-    Record, ReplicaId, Role, RoleChange,
+    self, ClientFault, ClientFaultKind, ClientId, Failover, FaultId, LatencySample, Pause,
+    Progress, Record, ReplicaId, Role, RoleChange,
 };
-use crate::soak::{AnswerTimes, SoakProbe};
+use crate::soak::{AnswerTimes, SoakCounts, SoakProbe, Wait};
 
 /// How often the host is asked; each time costs it some microseconds.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -53,6 +55,12 @@ pub(super) struct Seen {
     /// The longest wait of a client since this was last taken.
     pause_us: u64,
     times: AnswerTimes,
+    /// The same for the next sample, which somebody else takes.
+    sample: AnswerTimes,
+    sample_longest_us: u64,
+    /// Waits above the limit.
+    too_long: Vec<Wait>,
+    stalls: Vec<Stall>,
     /// From rounds that are over.
     answered_before: u64,
     errors_before: u64,
@@ -84,6 +92,8 @@ struct Shared {
     book: Arc<Book>,
     probe: Mutex<Option<SoakProbe>>,
     seen: Mutex<Seen>,
+    /// The longest that a client may wait.
+    limit: Duration,
     show: Box<dyn Fn(&Live) + Send + Sync>,
 }
 
@@ -95,10 +105,11 @@ impl Watch {
     pub(super) fn start(
         daemon: Daemon,
         book: Arc<Book>,
+        limit: Duration,
         show: Box<dyn Fn(&Live) + Send + Sync>,
     ) -> std::io::Result<Self> {
         let (probe, seen) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { daemon, book, probe, seen, show });
+        let shared = Arc::new(Shared { daemon, book, probe, seen, limit, show });
         let (end, looker) = (Stop::default(), Looker::new(&shared));
         let stop = end.clone();
         let thread = std::thread::Builder::new().name("watch".into());
@@ -108,10 +119,11 @@ impl Watch {
 
     /// The load of the next round, or none between two.
     pub(super) fn follow(&self, probe: Option<SoakProbe>) {
-        let mut seen = self.seen();
-        if let Some(old) = std::mem::replace(&mut *lock(&self.shared.probe), probe) {
-            seen.take_in(&old);
+        let mut followed = lock(&self.shared.probe);
+        if let Some(old) = std::mem::replace(&mut *followed, probe) {
+            self.shared.drain(&old);
         }
+        let mut seen = self.seen();
         seen.answered_before += std::mem::take(&mut seen.answered);
         seen.errors_before += std::mem::take(&mut seen.errors);
     }
@@ -122,11 +134,8 @@ impl Watch {
 
     /// What happened since the last time.
     pub(super) fn window(&self) -> Window {
-        let probe = lock(&self.shared.probe).clone();
+        self.shared.look_at_load();
         let mut seen = self.seen();
-        if let Some(probe) = probe {
-            seen.take_in(&probe);
-        }
         let now = seen.unserved_since.map_or(Duration::ZERO, |since| since.elapsed());
         Window {
             unserved: std::mem::take(&mut seen.unserved).max(now),
@@ -134,6 +143,13 @@ impl Watch {
             times: std::mem::take(&mut seen.times),
             errors: seen.errors_before + seen.errors,
         }
+    }
+
+    /// The longest that any client waited, with what stalls of our own excuse.
+    pub(super) fn excused(&self) -> Excused {
+        let seen = self.seen();
+        let longest = Duration::from_micros(seen.live.longest_us);
+        excuse(longest, self.shared.limit, &seen.too_long, &seen.stalls)
     }
 
     /// What is being done, for those who watch.
@@ -164,16 +180,62 @@ impl Drop for Watch {
 }
 
 impl Seen {
-    /// Reads the counters of a round's load.
-    fn take_in(&mut self, probe: &SoakProbe) -> (u64, AnswerTimes) {
-        let (counts, times) = (probe.counts(), probe.take_times());
+    /// Takes in what a round's load has counted.
+    fn take_in(&mut self, counts: SoakCounts, times: &AnswerTimes) {
         self.pause_us = self.pause_us.max(counts.longest_us);
         self.live.longest_us = self.live.longest_us.max(counts.longest_us);
-        self.times.add(&times);
+        self.sample_longest_us = self.sample_longest_us.max(counts.longest_us);
+        self.times.add(times);
+        self.sample.add(times);
         (self.answered, self.errors) = (counts.answered, counts.errors);
         self.live.answered = self.answered_before + self.answered;
         self.live.errors = self.errors_before + self.errors;
-        (counts.longest_us, times)
+    }
+
+    /// The answers since the last sample, and the longest that one of them took.
+    fn take_sample(&mut self) -> (AnswerTimes, u64) {
+        (std::mem::take(&mut self.sample), std::mem::take(&mut self.sample_longest_us))
+    }
+}
+
+impl Shared {
+    /// Takes what the load of this round has to tell.
+    fn look_at_load(&self) {
+        // Held all the while: nobody may take in a round that is over already.
+        let probe = lock(&self.probe);
+        if let Some(probe) = &*probe {
+            self.drain(probe);
+        }
+    }
+
+    /// Takes all that a load has to tell, for everybody who asks: what one reader
+    /// takes, no other sees.
+    fn drain(&self, probe: &SoakProbe) {
+        let (counts, times, waits) = (probe.counts(), probe.take_times(), probe.take_waits());
+        let mut seen = lock(&self.seen);
+        seen.take_in(counts, &times);
+        seen.too_long.extend(waits.iter().filter(|wait| wait.took > self.limit));
+        drop(seen);
+        for wait in waits {
+            let duration_us = micros(wait.took);
+            self.book.put(&Record::Pause(Pause {
+                at_us: self.book.at(wait.until).saturating_sub(duration_us),
+                duration_us,
+                client: Some(ClientId(wait.client.into())),
+            }));
+        }
+        for failure in probe.take_failures() {
+            self.book.put(&Record::ClientFault(ClientFault {
+                at_us: self.book.at(failure.at),
+                client: ClientId(failure.client.into()),
+                what: if failure.disconnected {
+                    ClientFaultKind::Disconnect
+                } else {
+                    ClientFaultKind::Error
+                },
+                detail: failure.what,
+            }));
+        }
     }
 }
 
@@ -184,8 +246,6 @@ struct Looker {
     roles: BTreeMap<u64, Role>,
     /// The newest failover that is written down.
     generation: u64,
-    sample: AnswerTimes,
-    sample_longest_us: u64,
     sample_began: Instant,
 }
 
@@ -206,8 +266,6 @@ impl Looker {
             shared: Arc::clone(shared),
             roles: BTreeMap::new(),
             generation: 0,
-            sample: AnswerTimes::default(),
-            sample_longest_us: 0,
             sample_began: Instant::now(),
         }
     }
@@ -220,7 +278,7 @@ impl Looker {
         while !end.is_set() {
             look = look.wrapping_add(1);
             self.look_at_host();
-            self.look_at_load();
+            self.shared.look_at_load();
             if look.is_multiple_of(LOOKS_A_SAMPLE) {
                 self.write_sample();
             }
@@ -233,8 +291,20 @@ impl Looker {
                 seen.live.clone()
             };
             (self.shared.show)(&live);
+            let asleep = Instant::now();
             end.sleep(LOOK_EVERY);
+            if let Some(stall) = Stall::in_sleep(LOOK_EVERY, asleep, Instant::now()) {
+                self.note_stall(stall);
+            }
         }
+    }
+
+    fn note_stall(&self, stall: Stall) {
+        lock(&self.shared.seen).stalls.push(stall);
+        self.shared.book.put(&Record::Stall(record::Stall {
+            at_us: self.shared.book.at(stall.from),
+            duration_us: micros(stall.duration()),
+        }));
     }
 
     fn look_at_host(&mut self) {
@@ -265,42 +335,11 @@ impl Looker {
         seen.status = status;
     }
 
-    fn look_at_load(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        let Some(probe) = lock(&shared.probe).clone() else { return };
-        let mut seen = lock(&shared.seen);
-        let (longest_us, times) = seen.take_in(&probe);
-        drop(seen);
-        self.sample.add(&times);
-        self.sample_longest_us = self.sample_longest_us.max(longest_us);
-        for wait in probe.take_waits() {
-            let duration_us = u64::try_from(wait.took.as_micros()).unwrap_or(u64::MAX);
-            shared.book.put(&Record::Pause(Pause {
-                at_us: shared.book.at(wait.until).saturating_sub(duration_us),
-                duration_us,
-                client: Some(ClientId(wait.client.into())),
-            }));
-        }
-        for failure in probe.take_failures() {
-            shared.book.put(&Record::ClientFault(ClientFault {
-                at_us: shared.book.at(failure.at),
-                client: ClientId(failure.client.into()),
-                what: if failure.disconnected {
-                    ClientFaultKind::Disconnect
-                } else {
-                    ClientFaultKind::Error
-                },
-                detail: failure.what,
-            }));
-        }
-    }
-
     fn write_sample(&mut self) {
-        let sample = std::mem::take(&mut self.sample);
+        let (sample, max_us) = lock(&self.shared.seen).take_sample();
         let began = std::mem::replace(&mut self.sample_began, Instant::now());
         let book = &self.shared.book;
         let at_us = book.at(began);
-        let max_us = std::mem::take(&mut self.sample_longest_us);
         book.put(&Record::Latency(LatencySample {
             at_us,
             interval_us: book.now().saturating_sub(at_us),
@@ -368,4 +407,22 @@ fn at(book: &Book, unix_ms: u64) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let ago = now.saturating_sub(Duration::from_millis(unix_ms));
     book.now().saturating_sub(u64::try_from(ago.as_micros()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_around_a_fault_is_in_the_samples_too() {
+        let mut seen = Seen::default();
+        let counts = SoakCounts { longest_us: 7000, answered: 3, ..SoakCounts::default() };
+        seen.take_in(counts, &AnswerTimes::of_ns(&[1000, 2000, 7_000_000]));
+        // Whoever judges a fault takes his own.
+        assert_eq!(std::mem::take(&mut seen.times).count(), 3);
+        seen.take_in(SoakCounts::default(), &AnswerTimes::of_ns(&[1000]));
+        let (sample, longest_us) = seen.take_sample();
+        assert_eq!((sample.count(), longest_us), (4, 7000));
+        assert_eq!(seen.take_sample().0.count(), 0);
+    }
 }

@@ -63,6 +63,10 @@ pub struct Verdict {
     pub retries: u64,
     /// Whether the whole history is linearizable.
     pub linearizable: bool,
+    /// Why the store could not be compared with what clients were promised, if it
+    /// could not: then the counts are of what they were told along the way.
+    #[serde(default)]
+    pub not_judged: Option<String>,
     /// The first thing that is wrong, in words.
     pub first_violation: Option<String>,
     /// How long answers took.
@@ -77,6 +81,7 @@ impl Verdict {
             && self.lost + self.doubled + self.out_of_order() + self.errors + self.disconnects == 0
             && self.event_faults.missing + self.event_faults.doubled == 0
             && self.first_violation.is_none()
+            && self.not_judged.is_none()
     }
 
     /// Watch events in the wrong order.
@@ -105,6 +110,9 @@ impl fmt::Display for Verdict {
             "answer times        p50 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, longest {:.0} us",
             self.latency.p50_us, self.latency.p99_us, self.latency.p999_us, self.latency.max_us
         )?;
+        if let Some(why) = &self.not_judged {
+            writeln!(f, "not judged          {why}")?;
+        }
         if let Some(violation) = &self.first_violation {
             writeln!(f, "first violation     {violation}")?;
         }

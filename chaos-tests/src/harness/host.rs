@@ -1,6 +1,6 @@
 //! The daemon's process.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -29,6 +29,9 @@ pub struct HostOptions {
     /// system in memory and so large, MiB: one that can be filled. It goes with
     /// the daemon. Needs root and util-linux.
     pub disk_mib: Option<u64>,
+    /// The daemon is told to end when the thread that started it does, however
+    /// that ends; where util-linux is there.
+    pub ends_with_us: bool,
 }
 
 impl HostOptions {
@@ -51,16 +54,28 @@ pub struct Host {
 
 /// The command that becomes the daemon: each step replaces the one before, so
 /// that the process stays the same.
-fn program(binary: &Path, state_dir: &Path, disk_mib: Option<u64>) -> Command {
+fn program(binary: &Path, state_dir: &Path, options: &HostOptions) -> Command {
     const MOUNT: &str =
         "mount -t tmpfs -o size=\"$1\"m rvmm-state \"$0\" || exit; shift; exec \"$@\"";
-    let Some(disk_mib) = disk_mib else {
-        return Command::new(binary);
-    };
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--", "sh", "-c", MOUNT]);
-    command.arg(state_dir).arg(disk_mib.to_string()).arg(binary);
+    let mut words: Vec<OsString> = Vec::new();
+    if options.ends_with_us && has_setpriv() {
+        // It stays in force whatever the process becomes.
+        words.extend(["setpriv", "--pdeathsig", "TERM", "--"].map(Into::into));
+    }
+    if let Some(disk_mib) = options.disk_mib {
+        words.extend(["unshare", "--mount", "--propagation", "private"].map(Into::into));
+        words.extend(["--", "sh", "-c", MOUNT].map(Into::into));
+        words.extend([state_dir.into(), disk_mib.to_string().into()]);
+    }
+    words.push(binary.into());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
     command
+}
+
+fn has_setpriv() -> bool {
+    let tried = Command::new("setpriv").arg("--version").stdin(Stdio::null()).output();
+    tried.is_ok_and(|output| output.status.success())
 }
 
 fn io<T>(what: &str, result: std::io::Result<T>) -> Result<T, HarnessError> {
@@ -78,7 +93,7 @@ impl Host {
         let log = io("making the log", File::create(dir.path().join("log")))?;
         let state_dir = options.state_dir.clone().unwrap_or_else(|| dir.path().join("state"));
         io("making a directory", std::fs::create_dir_all(&state_dir))?;
-        let mut command = program(binary, &state_dir, options.disk_mib);
+        let mut command = program(binary, &state_dir, options);
         command.arg("up").arg("--run-dir").arg(dir.path().join("run"));
         command.arg("--set").arg(format!("state_dir={}", state_dir.display()));
         for (key, value) in &options.set {

@@ -8,7 +8,7 @@ mod status;
 pub use campaign::{FailoverLog, percentile};
 pub use host::{Host, HostOptions, signal};
 pub use rustix::process::Signal;
-pub use status::{ComponentStatus, FailoverStatus, HostStatus, ReplicaStatus};
+pub use status::{ComponentStatus, FailoverStatus, HostStatus, ReplicaStatus, StateDigest};
 
 use std::time::{Duration, Instant};
 

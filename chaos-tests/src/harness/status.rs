@@ -30,6 +30,13 @@ pub struct ComponentStatus {
     pub durability: String,
     /// How many replicas there are to be.
     pub replication_factor: u8,
+    /// How long a replica may stand still before it is taken for hung,
+    /// milliseconds; none when the daemon does not say.
+    #[serde(default)]
+    pub detect_ms: Option<u64>,
+    /// The same for one that the kernel gives no time to run.
+    #[serde(default)]
+    pub starved_limit_ms: Option<u64>,
     /// The replicas that there are.
     pub replicas: Vec<ReplicaStatus>,
     /// The last failovers, oldest first.
@@ -54,6 +61,18 @@ pub struct ReplicaStatus {
     pub last_input: u64,
     /// The last log entry that it knows to be committed.
     pub commit_index: u64,
+    /// The digest of its state, when it last said.
+    #[serde(default)]
+    pub digest: Option<StateDigest>,
+}
+
+/// The digest of a state after a log entry; equal after equal entries.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct StateDigest {
+    /// The log entry after which it was taken.
+    pub log_index: u64,
+    /// 16 hexadecimal digits.
+    pub digest: String,
 }
 
 /// One failover; times in microseconds.
@@ -93,6 +112,12 @@ impl HostStatus {
 }
 
 impl ComponentStatus {
+    /// Whether there is a replica of that id, however it is.
+    #[must_use]
+    pub fn has(&self, id: u64) -> bool {
+        self.replicas.iter().any(|replica| replica.id == id)
+    }
+
     /// The replica that serves.
     #[must_use]
     pub fn primary(&self) -> Option<&ReplicaStatus> {
@@ -105,7 +130,8 @@ impl ComponentStatus {
         self.running().filter(|replica| replica.role == "standby")
     }
 
-    fn running(&self) -> impl Iterator<Item = &ReplicaStatus> {
+    /// The replicas that work.
+    pub fn running(&self) -> impl Iterator<Item = &ReplicaStatus> {
         self.replicas.iter().filter(|r| r.state == "running")
     }
 

@@ -57,7 +57,10 @@ fn checkers(summary: &Summary) -> TestSuite {
                     described(&format!("{seed}{detail}"), finding.reproduce.as_ref())
                 })
                 .collect();
-            let message = format!("{} findings", checker.failed);
+            let message = match checker.verdict() {
+                "NOT JUDGED" => "not judged".to_owned(),
+                _ => format!("{} findings", checker.failed),
+            };
             failed(name, &message, &findings.join("\n"), summary)
         };
         case.set_system_out(format!("{} looked at", checker.checked));
@@ -90,6 +93,11 @@ fn faults(summary: &Summary) -> TestSuite {
         case.set_system_out(format!("{injected} injected, {trials} judged"));
         suite.add_test_case(case);
     }
+    for (what, why) in &summary.skipped {
+        let mut status = TestCaseStatus::skipped();
+        status.set_message(why.clone());
+        suite.add_test_case(TestCase::new(what.clone(), status));
+    }
     suite
 }
 
@@ -111,14 +119,16 @@ fn steady(summary: &Summary) -> TestSuite {
 fn bounds(summary: &Summary) -> TestSuite {
     let mut suite = TestSuite::new("bounds");
     for bound in &summary.bounds {
-        let name = format!("{} at most {} {}", bound.bound, bound.limit, bound.unit);
+        let (words, failure) = if bound.is_from_below() {
+            ("at least", "the bound was not reached")
+        } else {
+            ("at most", "the bound was exceeded")
+        };
+        let name = format!("{} {words} {} {}", bound.bound, bound.limit, bound.unit);
         let observed = format!("observed: {} {}", bound.observed, bound.unit);
         let (name, observed) = (name.trim_end(), observed.trim_end());
-        let mut case = if bound.held {
-            passed(name)
-        } else {
-            failed(name, "the bound was exceeded", observed, summary)
-        };
+        let mut case =
+            if bound.held { passed(name) } else { failed(name, failure, observed, summary) };
         case.set_system_out(observed);
         suite.add_test_case(case);
     }
@@ -185,6 +195,20 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_done_here_is_a_skipped_case_with_its_reason() {
+        let (what, why) = ("disk-full".to_owned(), "no right to mount".to_owned());
+        let report = parsed(&[Record::Skip(Skip { at_us: 1, what, why })]);
+        let cases = report.test_suites.iter().flat_map(|suite| &suite.test_cases);
+        let skipped = cases.filter_map(|case| match &case.status {
+            TestCaseStatus::Skipped { message, .. } => {
+                Some((case.name.as_str(), message.as_ref()?.as_str()))
+            }
+            _ => None,
+        });
+        assert_eq!(skipped.collect::<Vec<_>>(), [("disk-full", "no right to mount")]);
+    }
+
+    #[test]
     fn every_promise_is_a_case_and_failures_tell_how_to_see_them_again() {
         let line = "rvmm chaos run ci --seed 11";
         let begin = RunBegin { reproduce: Some(line.to_owned()), ..RunBegin::default() };
@@ -192,6 +216,7 @@ mod tests {
             at_us: 2,
             checker: "watch order".to_owned(),
             passed: true,
+            judged: true,
             checked: 5,
             detail: None,
             seed: None,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::layout;
+use super::tally::Tally;
 use super::{Shared, SoakError};
 use crate::client::{Client, ClientError, Result, Tx};
 use crate::history::{Action, EventOp, RegisterOp, Span};
@@ -21,12 +22,14 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(5);
 pub(super) struct Record {
     pub(super) registers: Vec<RegisterOp>,
     pub(super) events: Vec<EventOp>,
-    /// Answered increments of each counter, and those without an answer.
-    pub(super) increments: Vec<(u64, u64)>,
+    /// Its part of each counter.
+    pub(super) tallies: Vec<Tally>,
     /// Nodes of its own directory that must be there in the end.
     pub(super) live: VecDeque<u32>,
     /// Nodes of which nobody knows whether they are there.
     pub(super) unknown: BTreeSet<u32>,
+    /// Nodes of its own directory from this one on were never created.
+    pub(super) next_node: u32,
     pub(super) retries: u64,
     pub(super) violations: Vec<String>,
     pub(super) latency: Histogram<u64>,
@@ -38,7 +41,7 @@ pub(super) struct Worker {
     client: Client,
     rng: Rng,
     next_value: u64,
-    next_node: u32,
+    next_token: u64,
     record: Record,
 }
 
@@ -66,13 +69,14 @@ impl Worker {
             client,
             rng: Rng::new(shared.config.seed ^ (u64::from(number) + 1) << 32),
             next_value: u64::from(number) << 40 | 1,
-            next_node: 0,
+            next_token: 1,
             record: Record {
                 registers: Vec::new(),
                 events: Vec::new(),
-                increments: vec![(0, 0); layout::COUNTERS as usize],
+                tallies: vec![Tally::default(); layout::COUNTERS as usize],
                 live: VecDeque::new(),
                 unknown: BTreeSet::new(),
+                next_node: 0,
                 retries: 0,
                 violations: Vec::new(),
                 latency: latency.expect("the bounds are constants in order"),
@@ -176,12 +180,12 @@ impl Worker {
         let dir = layout::own_dir(&self.shared.config, self.number);
         let removed =
             (self.record.live.len() >= LIVE_NODES).then(|| self.record.live.pop_front()).flatten();
-        let node = removed.unwrap_or(self.next_node);
+        let node = removed.unwrap_or(self.record.next_node);
         let path = format!("{dir}/{node}");
         let (span, result) = if removed.is_some() {
             self.timed(|client| client.rm(Tx::NONE, &path))
         } else {
-            self.next_node += 1;
+            self.record.next_node += 1;
             self.timed(|client| client.write(Tx::NONE, &path, b"x"))
         };
         self.record.events.push(EventOp { path: layout::path_id(self.number, node), span });
@@ -197,26 +201,37 @@ impl Worker {
         let dir = layout::own_dir(&self.shared.config, self.number);
         let (_, result) = self.timed(|client| client.directory(Tx::NONE, &dir));
         let names = result?;
-        if let Some(fault) = self.record.compare_dir(names.iter().map(Vec::as_slice)) {
+        let faults = self.record.compare_dir(names.iter().map(Vec::as_slice));
+        if let Some(fault) = faults.first {
             self.violation(format!("{dir}: {fault}"));
         }
         Ok(())
     }
 
-    /// Adds one to a counter in a transaction, trying again while it conflicts.
+    /// Adds one to a counter and to the own part of it in a transaction, trying
+    /// again while it conflicts.
     fn increment(&mut self) -> Result<()> {
         let number = self.rng.below(layout::COUNTERS as usize);
         let name = u32::try_from(number).unwrap_or(0);
         let paths = ['a', 'b'].map(|half| layout::counter(&self.shared.config, name, half));
+        let own = layout::counter_part(&self.shared.config, name, self.number);
         loop {
             let tx = self.timed(Client::start).1?;
             let a = self.timed(|client| client.read(tx, &paths[0])).1?;
             let b = self.timed(|client| client.read(tx, &paths[1])).1?;
+            let part = self.timed(|client| client.read(tx, &own)).1?;
+            if let Some(fault) = self.record.tallies[number].see(&part) {
+                self.violation(format!("{own} {fault}"));
+            }
+            let mark = self.record.tallies[number].next(self.next_token);
+            self.next_token += 1;
             let sum = parse::<u64>(&a).map(|n| (n + 1).to_string());
             let sum = sum.unwrap_or_default();
             for path in &paths {
                 self.timed(|client| client.write(tx, path, sum.as_bytes())).1?;
             }
+            let part = mark.to_string();
+            self.timed(|client| client.write(tx, &own, part.as_bytes())).1?;
             match self.timed(|client| client.commit(tx)).1 {
                 Ok(true) => {
                     // A transaction that saw a torn state must not commit.
@@ -227,12 +242,12 @@ impl Worker {
                             b.escape_ascii()
                         ));
                     }
-                    self.record.increments[number].0 += 1;
+                    self.record.tallies[number].committed(mark);
                     return Ok(());
                 }
                 Ok(false) => self.record.retries += 1,
                 Err(error) => {
-                    self.record.increments[number].1 += 1;
+                    self.record.tallies[number].doubt(mark);
                     return Err(error);
                 }
             }
@@ -240,17 +255,39 @@ impl Worker {
     }
 }
 
+/// What is wrong with a listing of an own directory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct DirFaults {
+    /// Nodes that must be there and are not.
+    pub(super) missing: u64,
+    /// Nodes that are there again after their removal was acknowledged.
+    pub(super) again: u64,
+    /// The first fault, in words.
+    pub(super) first: Option<String>,
+}
+
 impl Record {
     /// What is wrong with a listing of the own directory, if anything is.
-    pub(super) fn compare_dir<'a>(&self, names: impl Iterator<Item = &'a [u8]>) -> Option<String> {
-        let there: BTreeSet<u32> = names.map(|name| parse(name).unwrap_or(u32::MAX)).collect();
-        let wanted: BTreeSet<u32> = self.live.iter().copied().collect();
-        let missing = wanted.difference(&there).next();
-        let extra = there.difference(&wanted).find(|node| !self.unknown.contains(node));
-        match (missing, extra) {
-            (None, None) => None,
-            (Some(node), _) => Some(format!("node {node} is missing")),
-            (_, Some(node)) => Some(format!("node {node} should not be there")),
+    pub(super) fn compare_dir<'a>(&self, names: impl Iterator<Item = &'a [u8]>) -> DirFaults {
+        let mut faults = DirFaults::default();
+        let mut there = BTreeSet::new();
+        let (mut again, mut stray) = (None, None);
+        for name in names {
+            match parse::<u32>(name).filter(|node| *node < self.next_node) {
+                Some(node) => _ = there.insert(node),
+                None => stray = Some(format!("node {} was never created", name.escape_ascii())),
+            }
         }
+        let wanted: BTreeSet<u32> = self.live.iter().copied().collect();
+        for node in there.difference(&wanted).filter(|node| !self.unknown.contains(node)) {
+            faults.again += 1;
+            again = again.or_else(|| Some(format!("node {node} is there again after its removal")));
+        }
+        for node in wanted.difference(&there) {
+            faults.missing += 1;
+            faults.first = faults.first.or_else(|| Some(format!("node {node} is missing")));
+        }
+        faults.first = faults.first.or(again).or(stray);
+        faults
     }
 }

@@ -54,6 +54,14 @@ impl Gauge {
 pub struct AnswerTimes(Vec<u64>);
 
 impl AnswerTimes {
+    /// Answers that took so long each.
+    #[cfg(test)]
+    pub(crate) fn of_ns(times: &[u64]) -> Self {
+        let gauge = Gauge::default();
+        times.iter().for_each(|ns| gauge.record(*ns));
+        gauge.take()
+    }
+
     /// Takes in another interval.
     pub fn add(&mut self, other: &Self) {
         self.0.resize(BUCKETS, 0);

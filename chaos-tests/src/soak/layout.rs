@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use xenstore::wire::Errno;
+
+use super::tally::Mark;
 use super::{Shared, SoakConfig, SoakError};
-use crate::client::{Client, Result, Tx};
+use crate::client::{Client, ClientError, Result, Tx};
 
 /// Pairs of counters that all clients increment in transactions.
 pub(super) const COUNTERS: u32 = 4;
@@ -15,6 +18,11 @@ pub(super) fn register(config: &SoakConfig, key: u32) -> String {
 /// One of the two nodes of a counter; both always hold the same number.
 pub(super) fn counter(config: &SoakConfig, number: u32, half: char) -> String {
     format!("{}/n/{number}/{half}", config.root)
+}
+
+/// A client's part of a counter, which nobody else writes.
+pub(super) fn counter_part(config: &SoakConfig, number: u32, client: u16) -> String {
+    format!("{}/n/{number}/by/{client}", config.root)
 }
 
 /// The directory that a client creates nodes in and removes them from.
@@ -74,6 +82,11 @@ pub(super) fn prepare(shared: &Shared) -> std::result::Result<(), SoakError> {
         for number in 0..COUNTERS {
             client.write(Tx::NONE, &counter(config, number, 'a'), b"0")?;
             client.write(Tx::NONE, &counter(config, number, 'b'), b"0")?;
+            for writer in 0..config.clients {
+                let part = Mark::default().to_string();
+                let path = counter_part(config, number, writer);
+                client.write(Tx::NONE, &path, part.as_bytes())?;
+            }
         }
         for number in 0..config.clients {
             client.mkdir(Tx::NONE, &own_dir(config, number))?;
@@ -90,12 +103,20 @@ pub(super) fn end_events(shared: &Shared) -> std::result::Result<(), SoakError> 
         .map_err(|source| SoakError::Client { what: "ending the events", source })
 }
 
+/// What a counter holds when all clients are done.
+pub(super) struct FinalCounter {
+    /// Both halves.
+    pub(super) halves: [Vec<u8>; 2],
+    /// Each client's part; empty when it is not there.
+    pub(super) parts: Vec<Vec<u8>>,
+}
+
 /// What the store holds when all clients are done.
 pub(super) struct Finals {
     /// Each register's text, if it was ever written.
     pub(super) registers: BTreeMap<u32, Option<Vec<u8>>>,
-    /// Both halves of each counter.
-    pub(super) counters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The counters.
+    pub(super) counters: Vec<FinalCounter>,
     /// The nodes in each client's own directory.
     pub(super) own_dirs: Vec<BTreeSet<Vec<u8>>>,
 }
@@ -112,12 +133,19 @@ pub(super) fn read_finals(shared: &Shared) -> std::result::Result<Finals, SoakEr
             finals.registers.insert(key, value);
         }
         for number in 0..COUNTERS {
-            let a = client.read(Tx::NONE, &counter(config, number, 'a'))?;
-            let b = client.read(Tx::NONE, &counter(config, number, 'b'))?;
-            finals.counters.push((a, b));
+            // What is not there any more is lost, and no reason not to judge.
+            let mut read = |path: &str| client.read_if_there(path).map(Option::unwrap_or_default);
+            let a = read(&counter(config, number, 'a'))?;
+            let b = read(&counter(config, number, 'b'))?;
+            let parts = (0..config.clients).map(|writer| counter_part(config, number, writer));
+            let parts = parts.map(|path| read(&path)).collect::<Result<_>>()?;
+            finals.counters.push(FinalCounter { halves: [a, b], parts });
         }
         for number in 0..config.clients {
-            let names = client.directory(Tx::NONE, &own_dir(config, number))?;
+            let names = match client.directory(Tx::NONE, &own_dir(config, number)) {
+                Err(ClientError::Daemon(Errno::ENOENT)) => Vec::new(),
+                names => names?,
+            };
             finals.own_dirs.push(names.into_iter().collect());
         }
         Ok(finals)

@@ -6,6 +6,7 @@ mod client;
 mod gauge;
 mod judge;
 mod layout;
+mod tally;
 mod watcher;
 
 use std::io;
@@ -59,7 +60,7 @@ impl Default for SoakConfig {
 /// Why load could not be put on, or not be judged.
 #[derive(Debug, thiserror::Error)]
 pub enum SoakError {
-    /// Preparing the store, or reading it in the end, failed.
+    /// Preparing the store failed, or reading it in the end.
     #[error("{what}: {source}")]
     Client {
         /// What was tried.
@@ -142,6 +143,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) counters: Counters,
     pub(crate) stop: AtomicBool,
+    /// Nobody could tell the watchers that no event follows.
+    pub(crate) endless: AtomicBool,
 }
 
 impl Shared {
@@ -218,6 +221,7 @@ impl Soak {
             clock: Clock::start(),
             counters: Counters::default(),
             stop: AtomicBool::new(false),
+            endless: AtomicBool::new(false),
             config,
         });
         layout::prepare(&shared)?;
@@ -249,23 +253,31 @@ impl Soak {
     }
 
     /// Stops the load, waits until every client has its last answer, and judges
-    /// what they saw.
+    /// what they saw; what they saw counts also when the store cannot be read in
+    /// the end, see [`Verdict::not_judged`].
     ///
     /// # Errors
-    /// [`SoakError`] when the store cannot be read in the end.
+    /// [`SoakError::Panicked`].
     pub fn finish(mut self) -> Result<Verdict, SoakError> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let mut records = Vec::new();
         for worker in self.workers.drain(..) {
             records.push(worker.join().map_err(|_| SoakError::Panicked)?);
         }
-        layout::end_events(&self.shared)?;
+        let ended = layout::end_events(&self.shared);
+        self.shared.endless.store(ended.is_err(), Ordering::Relaxed);
         let mut streams = Vec::new();
         for watcher in self.watchers.drain(..) {
             streams.push(watcher.join().map_err(|_| SoakError::Panicked)??);
         }
-        let finals = layout::read_finals(&self.shared)?;
-        Ok(judge::judge(&self.shared, &records, streams, &finals))
+        let whole = ended.is_ok();
+        let (finals, unread) = match ended.and_then(|()| layout::read_finals(&self.shared)) {
+            Ok(finals) => (Some(finals), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let mut verdict = judge::judge(&self.shared, &records, (streams, whole), finals.as_ref());
+        verdict.not_judged = unread;
+        Ok(verdict)
     }
 }
 

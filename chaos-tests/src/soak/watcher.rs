@@ -1,6 +1,7 @@
 //! A client that watches what the others create and remove.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::layout::{self, Watched};
@@ -56,7 +57,9 @@ impl Watcher {
         loop {
             let Some(event) = self.client.wait_event(POLL)? else {
                 // Silence is an error only once everybody else is done.
-                if !self.shared.stopped() {
+                if self.shared.endless.load(Ordering::Relaxed) {
+                    return Ok(());
+                } else if !self.shared.stopped() {
                     patience = Instant::now() + self.shared.timeout();
                 } else if Instant::now() > patience {
                     return Err(ClientError::Timeout);

@@ -44,5 +44,6 @@ pub(crate) fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
         Format::Text => print(format!("{sum}{places}"))?,
         Format::Json => print_json(&sum)?,
     }
-    Ok(ExitCode::SUCCESS)
+    // As when it was run: also one that is cut off, or empty, has not passed.
+    Ok(if sum.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -27,7 +27,8 @@ pub(crate) struct RunArgs {
     /// What all choices derive from [default: another one each time]
     #[arg(long)]
     seed: Option<u64>,
-    /// Where to write the history and the report [default: chaos-PROFILE-SEED]
+    /// Where to write the history and the report, no run being there [default:
+    /// chaos-PROFILE-SEED, or that with -2, -3 and so on]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -39,7 +40,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     let seed = args.seed.unwrap_or_else(fresh_seed);
     let out = args.out.clone();
-    let out = out.unwrap_or_else(|| format!("chaos-{}-{seed}", profile.name).into());
+    let out = out.unwrap_or_else(|| free_dir(&format!("chaos-{}-{seed}", profile.name)));
     let run_dir = args.run_dir.as_ref().map(std::path::absolute).transpose()?;
     let stop = Stop::default();
     stop_on_signals(stop.clone(), "stopping: everything is taken back, then judged")?;
@@ -77,6 +78,14 @@ fn fresh_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Short enough to be typed again.
     u64::from(now.subsec_nanos()) ^ (now.as_secs() & 0xffff)
+}
+
+/// The directory of that name, or with the first number that is free: a run that
+/// is there stays.
+fn free_dir(name: &str) -> PathBuf {
+    let numbered = (2_u32..).map(|number| PathBuf::from(format!("{name}-{number}")));
+    let mut names = std::iter::once(PathBuf::from(name)).chain(numbered);
+    names.find(|dir| !dir.exists()).unwrap_or_else(|| name.into())
 }
 
 /// The line that runs the same again.
@@ -130,6 +139,17 @@ fn tell(options: &Options, finished: &Finished) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_that_is_there_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let name = dir.path().join("chaos-ci-7");
+        let name = name.to_str().expect("is text");
+        assert_eq!(free_dir(name), PathBuf::from(name));
+        std::fs::create_dir(name).expect("is made");
+        std::fs::create_dir(format!("{name}-2")).expect("is made");
+        assert_eq!(free_dir(name), PathBuf::from(format!("{name}-3")));
+    }
 
     #[test]
     fn what_is_to_be_copied_survives_a_shell() {

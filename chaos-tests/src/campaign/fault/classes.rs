@@ -311,6 +311,37 @@ pub(in crate::campaign) struct Planned {
 }
 
 impl Choice {
+    /// Whether it may take all replicas of a host at once: of one that takes a
+    /// replica for hung that stands still for `detect`, or gets no time to run
+    /// for `starved`.
+    pub(in crate::campaign) fn may_take_all(&self, detect: Duration, starved: Duration) -> bool {
+        let hold = self.hold.map_or(Duration::ZERO, |hold| hold.max);
+        match self.class.class {
+            // The last beat may be almost half the limit old when it begins.
+            FaultClass::Hang => self.aim == Some(Aim::All) && hold * 2 >= detect,
+            // All replicas share the component's core.
+            FaultClass::CpuStarvation => self.way == Some("spin") && hold >= starved,
+            _ => self.aim == Some(Aim::All) || self.class.needs != Needs::Nothing,
+        }
+    }
+
+    /// As [`Planned::must_be_noticed`].
+    pub(in crate::campaign) fn must_be_noticed(&self) -> bool {
+        must_be_noticed(self.class.class, self.way.unwrap_or_default())
+    }
+
+    /// What it is, for people.
+    pub(in crate::campaign) fn name(&self) -> String {
+        let mut name = self.class.class.to_string();
+        for word in [self.way, self.aim.filter(|aim| *aim == Aim::All).map(Aim::name)] {
+            word.into_iter().for_each(|word| name += &format!(" {word}"));
+        }
+        if let Some(hold) = self.hold {
+            name += &format!(" for up to {}", humantime::format_duration(hold.max));
+        }
+        name
+    }
+
     /// Draws what the profile leaves open.
     pub(in crate::campaign) fn plan(&self, number: u64, mut rng: Rng) -> Planned {
         let hold = self.hold.map_or(Duration::ZERO, |hold| hold.draw(&mut rng));
@@ -339,6 +370,11 @@ impl Planned {
         matches!(self.class.class, HostileRing | RingBitFlip | StateBitFlip)
     }
 
+    /// Whether whoever keeps the state is sure to come across the damage.
+    pub(in crate::campaign) fn must_be_noticed(&self) -> bool {
+        must_be_noticed(self.class.class, self.way)
+    }
+
     /// The worst outcome that is promised.
     pub(in crate::campaign) fn promise(&self) -> Outcome {
         match (self.class.class, self.way) {
@@ -349,6 +385,10 @@ impl Planned {
             _ => self.class.promise,
         }
     }
+}
+
+fn must_be_noticed(class: FaultClass, way: &str) -> bool {
+    class == FaultClass::StateBitFlip && way == "state"
 }
 
 type Refusal = (Range<usize>, String);

@@ -187,14 +187,11 @@ impl Scene<'_> {
         candidates.into_iter().map(|replica| Victim::of(self.host_pid, replica)).collect()
     }
 
-    /// Ends a replica that was damaged, if it is still there.
-    pub(super) fn retire(&self, id: u64) {
+    /// Ends a replica that was damaged, if it is still there; whether it was.
+    pub(super) fn retire(&self, id: u64) -> bool {
         let damaged = self.status.replicas.iter().find(|replica| replica.id == id);
         let victim = damaged.and_then(|replica| Victim::of(self.host_pid, replica).ok());
-        if let Some(victim) = victim {
-            // It fails when it is gone, which is what is wanted.
-            let _ = victim.signal(rustix::process::Signal::KILL);
-        }
+        victim.is_some_and(|victim| victim.signal(rustix::process::Signal::KILL).is_ok())
     }
 
     /// Waits for a state of xenstore.

@@ -107,6 +107,7 @@ mod tests {
             state: "running".into(),
             last_input: 0,
             commit_index: 0,
+            digest: None,
         };
         assert!(
             matches!(Victim::of(1, &me), Err(FaultError::Missed(_))) || std::process::id() == 1

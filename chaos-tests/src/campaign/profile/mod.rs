@@ -240,7 +240,10 @@ pub struct Bounds {
     pub doubled: u64,
     /// Errors and broken connections.
     pub errors: u64,
-    /// Faults that must have been injected, or the campaign says nothing.
+    /// Damage that was certain to be found and was not.
+    pub unnoticed: u64,
+    /// Faults that must have been injected, or the campaign says nothing; one in
+    /// any case, and one suffices when it was given another time to take.
     pub least_faults: u64,
     /// Faults that ended worse than their class promises, but without harm to
     /// a client.
@@ -256,6 +259,7 @@ impl Default for Bounds {
             lost: 0,
             doubled: 0,
             errors: 0,
+            unnoticed: 0,
             least_faults: 1,
             worse_than_promised: None,
         }

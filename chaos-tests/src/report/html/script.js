@@ -46,7 +46,7 @@
     $(id).append(el("caption", {}, caption), el("thead", {}, el("tr", {}, ...heads.map(tag))), el("tbody", {}, ...rows));
   }
   const cell = (text, kind) => el("td", { class: kind }, text);
-  const held = (good) => el("td", { class: good ? "verdict good" : "verdict bad" }, good ? "✓ holds" : "✗ FAILED");
+  const held = (good, bad = "✗ FAILED") => el("td", { class: good ? "verdict good" : "verdict bad" }, good ? "✓ holds" : bad);
 
   // ---- tooltip ---------------------------------------------------------------
   const tips = new WeakMap();
@@ -99,6 +99,8 @@
   zero("out of order", counts.events_reordered);
   zero("errors", counts.errors);
   zero("disconnects", counts.disconnects);
+  if (summary.retired) figure("damaged replicas that nobody noticed, retired", whole(summary.retired));
+  if (summary.stalls.count) figure(`stalls of the run itself, ${whole(counts.pauses_excused)} pauses excused`, whole(summary.stalls.count));
   $("figures").append(...figures);
   if (summary.reasons.length) {
     $("why").hidden = false;
@@ -515,7 +517,7 @@
     const bound = row.failure_rate;
     const last = at + 1 === matrix.length || matrix[at + 1].class !== row.class;
     return el("tr", last ? { class: "last" } : {}, ...heads, hot(el("th", { scope: "row" }, row.component), data.components[row.component]),
-      ...outcomes.map(([name]) => amount(row.outcomes[name], name === "FAILED" ? "bad" : "")), amount(row.trials), 
+      ...outcomes.map(([name]) => amount(row.outcomes[name], name === "FAILED" || name === "unnoticed" ? "bad" : "")), amount(row.trials), 
       cell(bound ? `≤ ${rate(bound.upper)}` : "–", `number ${row.failures ? "bad" : ""}`), cell(bound ? METHODS[bound.method] : "–", "none"));
   });
   $("matrix-hint").textContent = matrix.length ? "How often each fault ended how. Point at a name to read what it means." : "No fault was judged in this run.";
@@ -539,12 +541,12 @@
     checkers.map(([name, checker]) => {
       const first = checker.findings[0];
       const text = first ? `${first.detail || "found something"}${first.seed === undefined ? "" : ` (seed ${first.seed})`}` : "";
-      return el("tr", {}, el("th", { scope: "row" }, name), held(!checker.failed), cell(whole(checker.checked), "number"), cell(text, text ? "text" : ""));
+      return el("tr", {}, el("th", { scope: "row" }, name), held(!checker.failed, checker.failed === checker.not_judged ? "? NOT JUDGED" : undefined), cell(whole(checker.checked), "number"), cell(text, text ? "text" : ""));
     }));
   const unit = (n, of) => (of === "us" ? time(n) : `${whole(n)} ${of}`.trim());
   table("conditions", "", [["Condition"], ["When"], ["Verdict"], ["Seen"]], [
     ...summary.steady.map((steady) => el("tr", {}, el("th", { scope: "row" }, steady.condition), cell(`${steady.phase} the faults`), held(!steady.broken), cell(steady.observed, "text"))),
-    ...summary.bounds.map((bound) => el("tr", {}, el("th", { scope: "row" }, bound.bound), cell(`at most ${unit(bound.limit, bound.unit)}`), held(bound.held), cell(unit(bound.observed, bound.unit), "text"))),
+    ...summary.bounds.map((bound) => el("tr", {}, el("th", { scope: "row" }, bound.bound), cell(`${bound.bound.startsWith("least_") ? "at least" : "at most"} ${unit(bound.limit, bound.unit)}`), held(bound.held), cell(unit(bound.observed, bound.unit), "text"))),
   ]);
   $("conditions").querySelector("caption").textContent = summary.steady.length + summary.bounds.length ? "Conditions of the profile" : "The profile sets none.";
 

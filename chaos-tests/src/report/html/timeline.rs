@@ -214,6 +214,9 @@ impl Timeline {
             // The summary has them.
             Record::RunBegin(_)
             | Record::FaultTally(_)
+            | Record::Retired(_)
+            | Record::Skip(_)
+            | Record::Stall(_)
             | Record::Progress(_)
             | Record::Steady(_)
             | Record::Bound(_)

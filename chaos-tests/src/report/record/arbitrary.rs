@@ -38,7 +38,7 @@ fn name(g: &mut Gen) -> String {
 
 impl Arbitrary for Record {
     fn arbitrary(g: &mut Gen) -> Self {
-        match any::<u8>(g) % 17 {
+        match any::<u8>(g) % 20 {
             0 => Self::RunBegin(RunBegin {
                 format: FORMAT,
                 profile: name(g),
@@ -149,6 +149,7 @@ impl Arbitrary for Record {
                 at_us: micros(g),
                 checker: name(g),
                 passed: any(g),
+                judged: any(g),
                 checked: micros(g),
                 detail: any(g),
                 seed: any(g),
@@ -165,7 +166,15 @@ impl Arbitrary for Record {
                 errors: micros(g),
                 disconnects: micros(g),
                 retries: micros(g),
+                pauses_excused: micros(g),
             }),
+            16 => Self::Retired(Retired {
+                at_us: micros(g),
+                fault: FaultId(any(g)),
+                replica: ReplicaId(any(g)),
+            }),
+            17 => Self::Skip(Skip { at_us: micros(g), what: name(g), why: any(g) }),
+            18 => Self::Stall(Stall { at_us: micros(g), duration_us: micros(g) }),
             15 => Self::LeftOut(LeftOut { of: name(g), count: micros(g) }),
             _ => Self::RunEnd(RunEnd {
                 at_us: micros(g),

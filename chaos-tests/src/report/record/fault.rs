@@ -124,6 +124,7 @@ named! {
         Recovered = "interrupted-and-recovered": "Service stopped and came back with all acknowledged state.",
         AnsweredEio = "answered-eio": "The one bad request was answered with an I/O error; all others were served.",
         StateLost = "state-lost-as-configured": "State was lost, which the configured durability allows for this fault.",
+        Unnoticed = "unnoticed": "Damage that was certain to be found was not found in time; the campaign itself ended the damaged replica.",
         Skipped = "skipped": "Not injected: its target was not there. Not a trial.",
         Failed = "FAILED": "A promise was broken.",
     }

@@ -380,6 +380,7 @@ mod tests {
             at_us: 1,
             checker: "linearizability".to_owned(),
             passed: false,
+            judged: true,
             checked: 3,
             detail: Some("\u{e9}".repeat(MAX_LINE_BYTES)),
             seed: Some(u64::MAX),

@@ -54,6 +54,12 @@ pub enum Record {
     FaultJudged(FaultJudged),
     /// Faults that are counted but not listed, by how they ended.
     FaultTally(FaultTally),
+    /// A damaged replica that nobody had noticed was ended by the run itself.
+    Retired(Retired),
+    /// Something that was asked for cannot be done here.
+    Skip(Skip),
+    /// The run itself was given no time to work.
+    Stall(Stall),
     /// A failover, with its phases.
     Failover(Failover),
     /// How long answers took during an interval.
@@ -88,6 +94,8 @@ impl Record {
             | Self::FaultInjected(_)
             | Self::FaultHealed(_)
             | Self::FaultJudged(_)
+            | Self::Retired(_)
+            | Self::Stall(_)
             | Self::Failover(_)
             | Self::Latency(_)
             | Self::Pause(_)
@@ -95,6 +103,7 @@ impl Record {
             | Self::Progress(_) => true,
             Self::RunBegin(_)
             | Self::FaultTally(_)
+            | Self::Skip(_)
             | Self::Steady(_)
             | Self::Bound(_)
             | Self::Checker(_)
@@ -114,6 +123,9 @@ impl Record {
             Self::FaultHealed(_) => "fault-healed",
             Self::FaultJudged(_) => "fault-judged",
             Self::FaultTally(_) => "fault-tally",
+            Self::Retired(_) => "retired",
+            Self::Skip(_) => "skip",
+            Self::Stall(_) => "stall",
             Self::Failover(_) => "failover",
             Self::Latency(_) => "latency",
             Self::Pause(_) => "pause",
@@ -252,6 +264,39 @@ pub struct FaultTally {
     pub outcome: Outcome,
     /// How often.
     pub count: u64,
+}
+
+/// A damaged replica that nobody had noticed was ended by the run itself: damage
+/// must not pile up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// When.
+    pub at_us: Micros,
+    /// The fault that had damaged it.
+    pub fault: FaultId,
+    /// Which replica.
+    pub replica: ReplicaId,
+}
+
+/// Something that was asked for cannot be done here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skip {
+    /// When that was known.
+    pub at_us: Micros,
+    /// What, as a fault's class and way.
+    pub what: String,
+    /// Why not.
+    pub why: String,
+}
+
+/// The run itself was given no time to work: whoever waited in this time did not
+/// wait for the host alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stall {
+    /// When it began.
+    pub at_us: Micros,
+    /// How long it was.
+    pub duration_us: Micros,
 }
 
 /// A failover: the phases follow one another, and `total_us` is from the fault
@@ -420,6 +465,9 @@ pub struct CheckerVerdict {
     pub checker: String,
     /// Whether it found nothing.
     pub passed: bool,
+    /// Whether what it needs was there; what was not judged has not passed.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub judged: bool,
     /// How much it looked at: operations, events, digests.
     #[serde(default)]
     pub checked: u64,
@@ -432,6 +480,15 @@ pub struct CheckerVerdict {
     /// A line to copy into a shell that shows it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reproduce: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_yes(judged: &bool) -> bool {
+    *judged
 }
 
 /// What clients saw and lost. Several of them in one run, of its seeds or of
@@ -459,6 +516,9 @@ pub struct Counts {
     pub disconnects: u64,
     /// Transactions that had to be tried again, which is legal.
     pub retries: u64,
+    /// Pauses longer than allowed, but not without the time in which the run
+    /// itself stood still.
+    pub pauses_excused: u64,
 }
 
 impl Counts {
@@ -474,6 +534,7 @@ impl Counts {
         self.errors += other.errors;
         self.disconnects += other.disconnects;
         self.retries += other.retries;
+        self.pauses_excused += other.pauses_excused;
     }
 }
 
@@ -490,6 +551,7 @@ impl From<&Verdict> for Counts {
             errors: verdict.errors,
             disconnects: verdict.disconnects,
             retries: verdict.retries,
+            pauses_excused: 0,
         }
     }
 }

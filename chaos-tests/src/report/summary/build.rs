@@ -58,6 +58,18 @@ impl Builder {
                 sum.matrix.add(tally.class, tally.component, tally.outcome, tally.count);
                 self.judged = self.judged.saturating_add(tally.count);
             }
+            Record::Retired(retired) => {
+                self.last_us = self.last_us.max(retired.at_us);
+                sum.retired += 1;
+            }
+            Record::Skip(skip) => {
+                self.last_us = self.last_us.max(skip.at_us);
+                sum.add_skip(&skip.what, &skip.why);
+            }
+            Record::Stall(stall) => {
+                self.last_us = self.last_us.max(stall.at_us.saturating_add(stall.duration_us));
+                sum.stalls.add(stall.duration_us);
+            }
             Record::Failover(failover) => {
                 self.last_us = self.last_us.max(failover.at_us.saturating_add(failover.total_us));
                 let phases = &mut sum.failovers;
@@ -128,6 +140,7 @@ impl Builder {
             checker.passed += 1;
         } else {
             checker.failed += 1;
+            checker.not_judged += u64::from(!verdict.judged);
             append(&mut checker.findings, std::slice::from_ref(verdict));
         }
     }
@@ -152,8 +165,8 @@ impl Builder {
             }
             None => {
                 sum.outcome = sum.outcome.max(RunOutcome::Aborted);
-                let cut = if cut_off { ", and the last line is cut off" } else { "" };
-                reasons.push(format!("the run did not come to its end{cut}"));
+                let cut = if cut_off { ", and the last line is not whole" } else { "" };
+                reasons.push(format!("cut off: the run did not come to its end{cut}"));
             }
         }
         if sum.outcome == RunOutcome::Passed && sum.checkers.is_empty() {
@@ -219,9 +232,12 @@ fn broken(sum: &Summary) -> (Vec<String>, Vec<String>) {
         let (phase, seen) = (steady.phase.name(), &steady.observed);
         reasons.push(format!("{phase} the faults, {} did not hold: {seen}", steady.condition));
     }
-    for bound in sum.bounds.iter().filter(|bound| !bound.held) {
-        let BoundSum { bound, unit, limit, observed, .. } = bound;
-        reasons.push(format!("{bound}: {observed} {unit} exceed {limit} {unit}"));
+    for broken in sum.bounds.iter().filter(|bound| !bound.held) {
+        let BoundSum { bound, unit, limit, observed, .. } = broken;
+        let words = if broken.is_from_below() { "are less than" } else { "exceed" };
+        let text = format!("{bound}: {observed} {unit} {words} {limit} {unit}");
+        // Without a unit there are blanks too many.
+        reasons.push(text.split_whitespace().collect::<Vec<_>>().join(" "));
     }
     (reasons, lines)
 }

@@ -59,6 +59,15 @@ pub struct Summary {
     pub faults: BTreeMap<FaultClass, u64>,
     /// Faults of which nobody said how they ended; in no row of the matrix.
     pub unjudged: u64,
+    /// Damaged replicas that nobody had noticed and that the runs themselves ended.
+    #[serde(default)]
+    pub retired: u64,
+    /// What was asked for and cannot be done here, and why.
+    #[serde(default)]
+    pub skipped: BTreeMap<String, String>,
+    /// Times in which the runs themselves stood still.
+    #[serde(default)]
+    pub stalls: Spread,
     /// How they ended, and what follows.
     pub matrix: Matrix,
     /// Faults that broke a promise, the first [`MAX_LISTED`].
@@ -140,6 +149,9 @@ pub struct CheckerSum {
     pub passed: u64,
     /// Verdicts with a finding.
     pub failed: u64,
+    /// Those of them in which nothing could be judged.
+    #[serde(default)]
+    pub not_judged: u64,
     /// How much it looked at.
     pub checked: u64,
     /// The first [`MAX_LISTED`] verdicts with a finding.
@@ -161,6 +173,18 @@ pub struct SteadySum {
     pub observed: String,
 }
 
+impl CheckerSum {
+    /// What it comes to, in a word or two.
+    #[must_use]
+    pub fn verdict(&self) -> &'static str {
+        match (self.failed, self.not_judged) {
+            (0, _) => "holds",
+            (failed, not_judged) if failed == not_judged => "NOT JUDGED",
+            _ => "FAILED",
+        }
+    }
+}
+
 /// Whether a bound held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoundSum {
@@ -170,10 +194,18 @@ pub struct BoundSum {
     pub unit: String,
     /// The most that was allowed.
     pub limit: u64,
-    /// The most that was observed.
+    /// The most that was observed; the least where it is a bound from below.
     pub observed: u64,
     /// Whether it held every time.
     pub held: bool,
+}
+
+impl BoundSum {
+    /// Whether it bounds from below, which its name tells.
+    #[must_use]
+    pub fn is_from_below(&self) -> bool {
+        self.bound.starts_with("least_")
+    }
 }
 
 impl Summary {
@@ -207,6 +239,11 @@ impl Summary {
         self.operations = self.operations.saturating_add(other.operations);
         add_up(&mut self.faults, &other.faults);
         self.unjudged = self.unjudged.saturating_add(other.unjudged);
+        self.retired = self.retired.saturating_add(other.retired);
+        for (what, why) in &other.skipped {
+            self.add_skip(what, why);
+        }
+        self.stalls.merge(&other.stalls);
         self.matrix.merge(&other.matrix);
         append(&mut self.failed_faults, &other.failed_faults);
         self.failovers.merge(&other.failovers);
@@ -219,6 +256,13 @@ impl Summary {
         other.steady.iter().for_each(|steady| self.add_steady(steady));
         other.bounds.iter().for_each(|bound| self.add_bound(bound));
         add_up(&mut self.left_out, &other.left_out);
+    }
+
+    /// The first reason stays.
+    fn add_skip(&mut self, what: &str, why: &str) {
+        if self.skipped.len() < MAX_LISTED {
+            self.skipped.entry(what.to_owned()).or_insert_with(|| why.to_owned());
+        }
     }
 
     fn add_steady(&mut self, new: &SteadySum) {
@@ -242,7 +286,11 @@ impl Summary {
             Err(at) => self.bounds.insert(at, new.clone()),
             Ok(at) => {
                 let old = &mut self.bounds[at];
-                old.observed = old.observed.max(new.observed);
+                old.observed = if old.is_from_below() {
+                    old.observed.min(new.observed)
+                } else {
+                    old.observed.max(new.observed)
+                };
                 old.held &= new.held;
             }
         }
@@ -290,6 +338,7 @@ impl CheckerSum {
     fn merge(&mut self, other: &Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.not_judged += other.not_judged;
         self.checked = self.checked.saturating_add(other.checked);
         append(&mut self.findings, &other.findings);
     }

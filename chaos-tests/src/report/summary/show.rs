@@ -56,6 +56,18 @@ impl fmt::Display for Summary {
             let count = self.pauses.spread.count();
             writeln!(f, "pauses      {count}, at most {}", duration(longest.duration_us))?;
         }
+        if self.retired > 0 {
+            writeln!(f, "retired     {} damaged replicas that nobody had noticed", self.retired)?;
+        }
+        if self.stalls.count() > 0 {
+            writeln!(
+                f,
+                "stalls      {} of the run itself, at most {}; {} pauses excused",
+                self.stalls.count(),
+                duration(self.stalls.max_us()),
+                counts.pauses_excused
+            )?;
+        }
         let total = &self.failovers.total;
         if total.count() > 0 {
             writeln!(f, "failovers   {}: median, 99 %, longest", total.count())?;
@@ -83,8 +95,8 @@ impl fmt::Display for Summary {
             writeln!(f, "{class:<24} {component:<10} {trials:>10} {failures:>7} {rate:>11}")?;
         }
         for (name, checker) in &self.checkers {
-            let verdict = if checker.failed == 0 { "holds" } else { "FAILED" };
-            writeln!(f, "checker {name:<24} {verdict} ({} looked at)", checker.checked)?;
+            let (verdict, checked) = (checker.verdict(), checker.checked);
+            writeln!(f, "checker {name:<24} {verdict} ({checked} looked at)")?;
         }
         if self.outcome != RunOutcome::Passed
             && let Some(line) = self.reproduce.first()

@@ -25,6 +25,7 @@ fn checker(passed: bool) -> Record {
         at_us: 5,
         checker: "linearizability".to_owned(),
         passed,
+        judged: true,
         checked: 10,
         detail: (!passed).then(|| "read a value never written".to_owned()),
         seed: Some(9),
@@ -89,6 +90,29 @@ fn a_run_passes_only_when_everything_held() {
     assert_eq!(ending(&[]).outcome, RunOutcome::Aborted);
     assert_eq!(summary(&[begin(), pass]).outcome, RunOutcome::Aborted);
     assert_eq!(summary(&[]).outcome, RunOutcome::Aborted);
+}
+
+#[test]
+fn what_was_not_judged_has_not_passed_and_is_not_called_a_failure() {
+    let Record::Checker(mut unjudged) = checker(false) else { unreachable!() };
+    unjudged.judged = false;
+    let sum = summary(&[begin(), Record::Checker(unjudged), end(RunOutcome::Passed)]);
+    assert_eq!(sum.outcome, RunOutcome::Failed);
+    assert_eq!(sum.checkers["linearizability"].verdict(), "NOT JUDGED");
+    assert!(sum.to_string().contains(" NOT JUDGED (10 looked at)"), "{sum}");
+}
+
+#[test]
+fn what_the_run_itself_did_is_told() {
+    let retired = Record::Retired(Retired { at_us: 4, fault: FaultId(1), replica: ReplicaId(2) });
+    let stall = Record::Stall(Stall { at_us: 4, duration_us: 400_000 });
+    let counts = Record::Counts(Counts { pauses_excused: 2, ..Counts::default() });
+    let sum = summary(&[begin(), retired, stall, counts, judged(Outcome::Unnoticed)]);
+    let text = sum.to_string();
+    assert!(text.contains("retired     1 damaged replicas that nobody had noticed"), "{text}");
+    assert!(text.contains("stalls      1 of the run itself, at most 400.0 ms; 2 pauses excused"));
+    let row = sum.matrix.rows().next().expect("there is one");
+    assert_eq!(row.outcomes[&Outcome::Unnoticed], 1);
 }
 
 #[test]
