@@ -35,6 +35,8 @@ pub(super) struct Past {
     log_ends: BTreeMap<u64, VecDeque<(u64, u64)>>,
     /// What the host had delivered.
     delivered: VecDeque<(u64, Watermarks)>,
+    /// Since when a body keeps what was delivered long before.
+    keeps_since_us: BTreeMap<u64, u64>,
 }
 
 impl Past {
@@ -42,6 +44,7 @@ impl Past {
     pub(super) fn forget(&mut self) {
         self.log_ends.clear();
         self.delivered.clear();
+        self.keeps_since_us.clear();
     }
 }
 
@@ -122,6 +125,7 @@ impl World {
         let delivered = before(&mut past.delivered, now_us, BEATS_US, watermarks);
         let bodies = &self.bodies;
         past.log_ends.retain(|serial, _| bodies.contains_key(serial));
+        past.keeps_since_us.retain(|serial, _| bodies.contains_key(serial));
         let log = self.plan.log;
         let kept_max = match self.plan.disks {
             Disks::None => log.entries_max,
@@ -140,6 +144,7 @@ impl World {
                 && process.activity() == Activity::Well
                 && process.lasts_us() > BEATS_US;
             if !works {
+                past.keeps_since_us.remove(&serial);
                 continue;
             }
             if let Some(end) = end {
@@ -150,12 +155,17 @@ impl World {
                     return Some(format!("the log of replica {id} has {old} old entries"));
                 }
             }
-            if let Some(delivered) = delivered {
-                self.watch.looks.count(Checker::Bounds, 1);
-                if replica.outbox().keeps_delivered(delivered) {
-                    let id = body.id;
-                    return Some(format!("replica {id} keeps what was delivered long ago"));
-                }
+            let Some(delivered) = delivered else { continue };
+            self.watch.looks.count(Checker::Bounds, 1);
+            if !replica.outbox().keeps_delivered(delivered) {
+                past.keeps_since_us.remove(&serial);
+                continue;
+            }
+            // A standby that hears late what is committed keeps it to its next turn.
+            let since_us = *past.keeps_since_us.entry(serial).or_insert(now_us);
+            if now_us > since_us + BEATS_US {
+                let id = body.id;
+                return Some(format!("replica {id} keeps what was delivered long ago"));
             }
         }
         None
