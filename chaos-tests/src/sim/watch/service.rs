@@ -62,27 +62,29 @@ impl World {
     /// The host has taken a turn: did the oldest input wait for too long, however
     /// many others were answered? Time counts in which somebody served.
     pub(super) fn look_at_progress(&mut self) {
-        let oldest = self.host.as_ref().and_then(|host| host.oldest_unanswered());
-        let Some(no) = oldest else {
+        let (now_us, serving) = (self.now_us(), self.serves());
+        // Also who was answered in this very turn has waited for it.
+        if let Some(waiting) = &mut self.watch.waiting {
+            if serving && waiting.serving {
+                waiting.served_us += now_us - waiting.seen_us;
+            }
+            (waiting.seen_us, waiting.serving) = (now_us, serving);
+        }
+        let limit_us = if self.is_quiet() { QUIET_LIMIT_US } else { limit_us(&self.plan) };
+        if let Some(Waiting { no, served_us, .. }) = self.watch.waiting
+            && served_us > limit_us
+        {
+            self.watch.waiting = None;
+            let what = format!("input {no} was not answered for {served_us} us");
+            return self.flaw("standstill", what);
+        }
+        let Some(no) = self.host.as_ref().and_then(|host| host.oldest_unanswered()) else {
             self.watch.waiting = None;
             return;
         };
-        let (now_us, serving) = (self.now_us(), self.serves());
-        let mut waiting = match self.watch.waiting {
-            Some(waiting) if waiting.no == no => waiting,
-            _ => Waiting { no, served_us: 0, seen_us: now_us, serving },
-        };
-        if serving && waiting.serving {
-            waiting.served_us += now_us - waiting.seen_us;
-        }
-        (waiting.seen_us, waiting.serving) = (now_us, serving);
-        self.watch.waiting = Some(waiting);
         self.watch.count(Checker::Standstill, 1);
-        let limit_us = if self.is_quiet() { QUIET_LIMIT_US } else { limit_us(&self.plan) };
-        if waiting.served_us > limit_us {
-            self.watch.waiting = None;
-            let waited_us = waiting.served_us;
-            self.flaw("standstill", format_args!("input {no} was not answered for {waited_us} us"));
+        if self.watch.waiting.is_none_or(|waiting| waiting.no != no) {
+            self.watch.waiting = Some(Waiting { no, served_us: 0, seen_us: now_us, serving });
         }
     }
 
