@@ -452,10 +452,12 @@ impl DecisionMaker {
         let Some(candidate) = wished.or(first) else { return };
         self.phase = Phase::Promoting { candidate };
         self.fence_objectors(&logs, longest, todo);
+        let too_early = teeth::bites(Bug::QuarantinedTooEarly);
+        let enough = if too_early { 1 } else { STRIKES_TO_QUARANTINE };
         let quarantine = self
             .strikes
             .iter()
-            .filter(|(_, strikes)| **strikes >= STRIKES_TO_QUARANTINE)
+            .filter(|(_, strikes)| **strikes >= enough)
             .map(|(&no, _)| no)
             .collect();
         todo.push(Decision::Promote { id: candidate, generation: self.generation, quarantine });

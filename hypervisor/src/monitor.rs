@@ -50,7 +50,9 @@ impl MonitorConfig {
         Duration::from_millis(u64::from(self.detect_ms) + u64::from(self.idle_ms))
     }
 
-    fn progress_limit(&self) -> Duration {
+    /// The longest that work waits for a replica that does not get on.
+    #[must_use]
+    pub fn progress_limit(&self) -> Duration {
         Duration::from_millis(self.progress_ms.into()).max(2 * self.silent_limit())
     }
 }

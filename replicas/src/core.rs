@@ -44,7 +44,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// A batch of this size does not wait for the one before.
 const FULL_BATCH_BYTES: usize = 16 * 1024;
 /// No new inputs are taken while this much waits in the outbox.
-const OUTBOX_BYTES: usize = 8 * 1024 * 1024;
+pub const OUTBOX_BYTES: usize = 8 * 1024 * 1024;
 /// No new inputs are taken while this many batches are not yet released.
 const BATCHES_IN_FLIGHT: usize = 256;
 /// Ticks after which a campaign without an outcome is repeated for the first

@@ -98,6 +98,13 @@ impl Outbox {
         self.bytes
     }
 
+    /// Whether something is still kept that the host had long ago, if it has what
+    /// these say.
+    #[must_use]
+    pub fn keeps_delivered(&self, watermarks: Watermarks) -> bool {
+        self.kept.front().is_some_and(|output| watermarks.passed(output))
+    }
+
     /// Whether nothing waits for its release.
     #[must_use]
     pub fn nothing_held(&self) -> bool {

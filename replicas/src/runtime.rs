@@ -26,7 +26,7 @@ const INPUTS_PER_TURN: usize = 64;
 /// Messages of one peer taken in one turn.
 const MESSAGES_PER_TURN: usize = 64;
 /// No inputs are taken while this much waits for the host to read.
-const OUTPUT_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+pub const OUTPUT_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
 
 /// [`Link`] over the rings. What is sent is shown to the receivers, and they are
 /// woken, by [`Runtime::flush`].

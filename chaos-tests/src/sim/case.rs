@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::plan::Overrides;
+use super::plan::{CLIENTS_MAX, CLIENTS_MIN, Overrides};
 use super::{RunVerdict, TraceMode};
 use crate::report::record::{FaultClass, UnknownName};
 
@@ -140,7 +140,7 @@ impl FromStr for Case {
                 "--clients" => {
                     let value = value()?;
                     let clients =
-                        value.parse().map_err(|error| wrong("--clients", value, &error))?;
+                        clients(value).map_err(|error| wrong("--clients", value, &error))?;
                     to.clients = Some(clients);
                 }
                 _ => return Err(CaseError::Option(option.to_owned())),
@@ -154,6 +154,19 @@ impl FromStr for Case {
 #[must_use]
 pub fn span_us(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A number of clients that a run can have.
+///
+/// # Errors
+/// Why it is none.
+pub fn clients(text: &str) -> Result<usize, String> {
+    let number = text.parse().map_err(|error: std::num::ParseIntError| error.to_string())?;
+    match number {
+        ..CLIENTS_MIN => Err(format!("a run has at least {CLIENTS_MIN} clients")),
+        CLIENTS_MIN..=CLIENTS_MAX => Ok(number),
+        _ => Err(format!("the simulated host has room for {CLIENTS_MAX} clients")),
+    }
 }
 
 fn wrong(option: &'static str, value: &str, reason: &dyn fmt::Display) -> CaseError {
@@ -176,7 +189,8 @@ mod tests {
                     without: classes.filter(|_| u8::arbitrary(g) < 20).collect(),
                     only: Option::<BTreeSet<u32>>::arbitrary(g)
                         .map(|only| only.into_iter().filter(|number| *number > 0).collect()),
-                    clients: Option::<u8>::arbitrary(g).map(usize::from),
+                    clients: Option::<u8>::arbitrary(g)
+                        .map(|clients| CLIENTS_MIN + usize::from(clients) % (CLIENTS_MAX - 1)),
                 },
             }
         }
@@ -214,6 +228,8 @@ mod tests {
             ("8 --only 1,b", "--only \"1,b\": "),
             ("8 --without crush", "no fault is called \"crush\""),
             ("8 --clients -1", "--clients \"-1\": "),
+            ("8 --clients 1", "at least 2 clients"),
+            ("8 --clients 65", "room for 64 clients"),
         ] {
             let error = text.parse::<Case>().expect_err(text).to_string();
             assert!(error.contains(part), "{text}: {error}");

@@ -1,11 +1,12 @@
 //! What many runs showed, as the records that reports are made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::LOOK_PERIOD_US;
+use super::checkers::Checker;
 use super::many::{Failure, Totals};
+use super::verdict::Stats;
 use crate::report::record::{
     CheckerVerdict, Counts, FORMAT, FaultTally, Micros, Progress, Record, RecordError, RunBegin,
     RunEnd, RunOutcome, Writer,
@@ -63,17 +64,20 @@ impl Chronicle {
     /// [`Self::end`] tells.
     pub fn note(&mut self, totals: &Totals, fresh: Option<&Failure>) {
         if let Some(failure) = fresh {
-            let flaw = failure.flaws.first();
-            self.write(&Record::Checker(CheckerVerdict {
-                at_us: micros(totals.elapsed),
-                checker: flaw.map_or("none", |flaw| flaw.checker).to_owned(),
-                passed: false,
-                judged: true,
-                checked: 0,
-                detail: flaw.map(ToString::to_string),
-                seed: Some(failure.case.seed),
-                reproduce: Some(failure.case.reproduce()),
-            }));
+            let mut named = BTreeSet::new();
+            for flaw in failure.flaws.iter().filter(|flaw| named.insert(flaw.checker)) {
+                self.write(&Record::Checker(CheckerVerdict {
+                    at_us: micros(totals.elapsed),
+                    checker: flaw.checker.to_owned(),
+                    passed: false,
+                    judged: true,
+                    // How much it looked at is known in the end, for all runs.
+                    checked: 0,
+                    detail: Some(flaw.to_string()),
+                    seed: Some(failure.case.seed),
+                    reproduce: Some(failure.case.reproduce()),
+                }));
+            }
         }
         if totals.elapsed >= self.progress_at + PROGRESS_PERIOD {
             self.progress_at = totals.elapsed;
@@ -109,24 +113,24 @@ impl Chronicle {
                 count: *count,
             }));
         }
-        for (checker, checked) in looked_at(totals) {
-            // One that failed has said so.
-            let failed = |failure: &Failure| failure.flaws.iter().any(|f| f.checker == checker);
-            if !totals.failures.iter().any(failed) {
+        for &checker in Checker::ALL {
+            // One that objected has said so; it held in the other runs, if there
+            // are any.
+            let objected = stats.broken.contains_key(checker.name());
+            if totals.seeds > 0 && (!objected || totals.seeds > totals.failed) {
                 self.write(&Record::Checker(CheckerVerdict {
                     at_us,
-                    checker: checker.to_owned(),
+                    checker: checker.name().to_owned(),
                     passed: true,
                     judged: true,
-                    checked,
+                    checked: stats.looks.of(checker),
                     detail: None,
                     seed: None,
                     reproduce: None,
                 }));
             }
         }
-        let (answered, events) = (stats.answers, stats.events);
-        self.write(&Record::Counts(Counts { answered, events, ..Counts::default() }));
+        self.write(&Record::Counts(counts(stats)));
         let (outcome, reason) = match cut_short {
             _ if totals.failed > 0 => {
                 let (failed, seeds) = (totals.failed, totals.seeds);
@@ -159,31 +163,35 @@ impl Chronicle {
     }
 }
 
-/// The checkers, as flaws name them, and how much they looked at.
-fn looked_at(totals: &Totals) -> [(&'static str, u64); 19] {
-    let stats = &totals.stats;
-    let looks = stats.simulated_us / LOOK_PERIOD_US;
-    [
-        ("lost-reply", stats.answers),
-        ("doubled-reply", stats.answers),
-        ("wrong-reply", stats.answers),
-        ("stale-answer", stats.answers),
-        ("reordered", stats.answers),
-        ("lost-event", stats.events),
-        ("doubled-event", stats.events),
-        ("wrong-event", stats.events),
-        ("lost-effect", stats.requests),
-        ("doubled-effect", stats.requests),
-        ("linearizability", stats.windows),
-        ("diverged", stats.digests),
-        ("one-primary", looks),
-        ("commit-monotonic", looks),
-        ("log-matching", looks / 100),
-        ("bounds", looks),
-        ("state-lost", totals.seeds),
-        ("broken-connection", totals.seeds),
-        ("liveness", totals.seeds),
-    ]
+/// What failing runs have broken, in the words of reports.
+fn counts(stats: &Stats) -> Counts {
+    let broken = |checkers: &[Checker]| {
+        checkers.iter().filter_map(|checker| stats.broken.get(checker.name())).sum()
+    };
+    Counts {
+        answered: stats.answers,
+        events: stats.events,
+        lost: broken(&[Checker::LostEffect, Checker::LostAcknowledged, Checker::StateLost]),
+        doubled: broken(&[Checker::DoubledReply, Checker::DoubledEffect]),
+        events_missing: broken(&[Checker::LostEvent]),
+        events_doubled: broken(&[Checker::DoubledEvent]),
+        events_reordered: broken(&[Checker::Reordered]),
+        errors: broken(&[
+            Checker::LostReply,
+            Checker::WrongReply,
+            Checker::StaleAnswer,
+            Checker::UnaskedReply,
+            Checker::WrongEvent,
+            Checker::WrongEffect,
+            Checker::AnsweredThenQuarantined,
+            Checker::BrokenFrame,
+            Checker::Linearizability,
+            Checker::Client,
+        ]),
+        disconnects: broken(&[Checker::BrokenConnection]),
+        retries: 0,
+        pauses_excused: 0,
+    }
 }
 
 fn micros(time: Duration) -> Micros {
@@ -199,6 +207,7 @@ mod tests {
     fn totals() -> Totals {
         let mut totals = Totals { seeds: 5, elapsed: Duration::from_secs(7), ..Totals::default() };
         totals.stats.answers = 900;
+        totals.stats.looks.count(Checker::LostEffect, 40);
         totals.stats.simulated_us = 300_000_000;
         let fault = (FaultClass::Crash, Component::Primary, Outcome::Failover);
         totals.stats.faults.insert(fault, 12);
@@ -226,7 +235,9 @@ mod tests {
         assert_eq!(summary.simulated_us, 300_000_000);
         assert_eq!(summary.faults_total(), 12);
         assert_eq!(summary.unjudged, 0);
-        assert!(summary.checkers.len() > 10);
+        assert_eq!(summary.checkers.len(), Checker::ALL.len());
+        assert_eq!(summary.checkers["lost-effect"].checked, 40);
+        assert_eq!(summary.checkers["stale-answer"].checked, 0);
         let row = summary.matrix.rows().next().expect("a row");
         assert_eq!((row.trials, row.failures), (12, 0));
     }
@@ -235,13 +246,21 @@ mod tests {
     fn a_failing_seed_stands_in_the_report_with_the_line_to_copy() {
         let mut totals = totals();
         totals.failed = 1;
-        let flaw = Flaw { checker: "liveness", at_us: 5, what: "nobody serves".to_owned() };
-        let failure = Failure { case: Case::of(77), plan: String::new(), flaws: vec![flaw] };
-        totals.failures.push(failure);
+        let flaw = |checker, what: &str| Flaw { checker, at_us: 5, what: what.to_owned() };
+        let flaws = vec![
+            flaw("liveness", "nobody serves"),
+            flaw("lost-event", "never came"),
+            flaw("lost-event", "nor this one"),
+        ];
+        totals.stats.broken = BTreeMap::from([("liveness", 1), ("lost-event", 2)]);
+        totals.failures.push(Failure { case: Case::of(77), plan: String::new(), flaws });
         let summary = summary(&totals, None);
         assert_eq!(summary.outcome, RunOutcome::Failed);
         let checker = &summary.checkers["liveness"];
-        assert_eq!((checker.passed, checker.failed), (0, 1));
+        assert_eq!((checker.passed, checker.failed), (1, 1), "it held in the others");
+        assert_eq!(summary.checkers["lost-event"].failed, 1);
+        assert_eq!(summary.counts.events_missing, 2);
+        assert_eq!(summary.checkers.len(), Checker::ALL.len());
         assert!(summary.reproduce.contains(&"rvmm chaos replay 77".to_owned()), "{summary}");
         assert!(summary.reasons.iter().any(|r| r.contains("nobody serves")), "{summary}");
     }

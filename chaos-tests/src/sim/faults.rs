@@ -61,6 +61,9 @@ struct Open {
     generation: u64,
     bodies_begun: u64,
     services: u64,
+    /// The poison, if it is one.
+    poison: Option<InputNo>,
+    hosts_begun: u64,
     at_us: u64,
 }
 
@@ -79,6 +82,8 @@ pub(super) struct Faults {
     pub(super) locked: bool,
     /// Replicas that the host should have in the end.
     pub(super) factor: u8,
+    /// When somebody was hit last, or let go again.
+    pub(super) last_us: u64,
     /// Promotions since the start.
     promotions: u64,
 }
@@ -94,6 +99,7 @@ impl Faults {
             may_lose: false,
             locked: false,
             factor: plan.replicas,
+            last_us: 0,
             promotions: 0,
         }
     }
@@ -164,12 +170,15 @@ impl World {
     /// Notes that a fault was injected, to be judged later.
     fn opened(&mut self, class: FaultClass, component: Component) -> Option<Component> {
         let generation = self.host.as_ref().map_or(0, |host| host.decisions().generation().0);
+        self.faults.last_us = self.now_us();
         self.faults.open.push(Open {
             class,
             component,
             generation,
             bodies_begun: self.bodies_begun,
             services: self.stats.services,
+            poison: None,
+            hosts_begun: self.watch.hosts_begun,
             at_us: self.now_us(),
         });
         Some(component)
@@ -270,9 +279,13 @@ impl World {
                 self.host.as_ref()?.decisions().primary()?;
                 self.may_take(2)?;
                 self.faults.locked = true;
-                self.host.as_mut()?.push(&Input::Poison).ok()?;
+                let no = self.host.as_mut()?.push(&Input::Poison).ok()?;
                 self.call_host(self.now_us());
-                self.opened(class, Component::Primary)
+                let component = self.opened(class, Component::Primary);
+                if let Some(open) = self.faults.open.last_mut() {
+                    open.poison = Some(no);
+                }
+                component
             }
             Class::ClockJump => {
                 self.clock.jump(1_000 + rng.next_u64() % *rng.pick(&[50_000, 4_000_000]));
@@ -471,6 +484,7 @@ impl World {
     /// A lasting fault is over.
     pub(super) fn healed(&mut self, serial: u64, lasting: Lasting) {
         let now_us = self.now_us();
+        self.faults.last_us = now_us;
         let Some(body) = self.bodies.get_mut(&serial) else { return };
         match lasting {
             Lasting::Slow => body.slower = 1,
@@ -490,6 +504,7 @@ impl World {
         if self.healing && !matches!(strike, Strike::Surely(_)) {
             return;
         }
+        self.faults.last_us = self.now_us();
         let mut rng = Rng::new(self.plan.seed ^ self.now_us());
         match strike {
             Strike::AnotherDies => {
@@ -563,12 +578,21 @@ impl World {
             });
         self.faults.open = open;
         self.faults.locked &= self.faults.open.iter().any(|o| o.class == FaultClass::Poison);
+        let hosts_begun = self.watch.hosts_begun;
+        let executed = over
+            .iter()
+            .filter(|open| open.hosts_begun == hosts_begun)
+            .find_map(|open| open.poison.filter(|no| !self.watch.refused.contains(no)));
+        if let Some(no) = executed {
+            self.flaw("quarantine", format_args!("{no} kills, and was not refused"));
+        }
         for open in over {
+            let refused = |no: &InputNo| self.watch.refused.contains(no);
             let outcome = match open.class {
-                FaultClass::Poison => Outcome::AnsweredEio,
-                FaultClass::KillAll | FaultClass::HostCrash | FaultClass::PowerLoss => {
-                    Outcome::Recovered
-                }
+                // What it was released after is its answer, and no other than EIO
+                // comes from whoever refuses it.
+                _ if open.poison.as_ref().is_some_and(refused) => Outcome::AnsweredEio,
+                // Of a poison without it, nothing came about: another host has begun.
                 _ if self.stats.services > open.services => Outcome::Recovered,
                 _ if generation > open.generation => Outcome::Failover,
                 _ if self.bodies_begun > open.bodies_begun => Outcome::Rebuilt,

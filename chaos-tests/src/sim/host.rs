@@ -12,10 +12,35 @@ use hypervisor::monitor::MonitorConfig;
 use rustix::event::{Timespec, epoll};
 use state_machine::{ConnId, Input, Reader};
 
+use super::checkers::Checker;
 use super::judge::Closer;
 use super::machine::{Disks, Seen, SimMachine};
-use super::plan::Plan;
+use super::plan::{CLIENTS_MAX, Plan};
 use super::world::{What, World, sampler};
+
+/// Bounds of the host's front door: low ones, so that some are reached.
+pub(super) fn front() -> FrontLimits {
+    FrontLimits {
+        // A client that connects again may meet its last connection, which the host
+        // has not looked at yet.
+        max_connections: 2 * CLIENTS_MAX,
+        backlog_bytes: 256 * 1024,
+        outstanding: 64,
+        guest_outstanding: 20,
+    }
+}
+
+/// When the host takes a replica for hung.
+pub(super) fn monitor(plan: &Plan) -> MonitorConfig {
+    let stretch = plan.stretch;
+    MonitorConfig {
+        period_ms: 10 * stretch,
+        late_ms: 25 * stretch,
+        detect_ms: 50 * stretch,
+        idle_ms: 100 * stretch,
+        ..MonitorConfig::default()
+    }
+}
 
 fn settings(plan: &Plan, sockets: PathBuf) -> Settings {
     let stretch = plan.stretch;
@@ -26,22 +51,11 @@ fn settings(plan: &Plan, sockets: PathBuf) -> Settings {
             Disks::Unsynced | Disks::Synced => Durability::Durable,
         },
         fabric: plan.fabric,
-        front: FrontLimits {
-            max_connections: 64,
-            backlog_bytes: 256 * 1024,
-            outstanding: 64,
-            guest_outstanding: 20,
-        },
+        front: front(),
         sockets,
         guest_sockets: true,
         quotas: vec![("nodes", 1000), ("transactions", 10), ("watches", 128)],
-        monitor: MonitorConfig {
-            period_ms: 10 * stretch,
-            late_ms: 25 * stretch,
-            detect_ms: 50 * stretch,
-            idle_ms: 100 * stretch,
-            ..MonitorConfig::default()
-        },
+        monitor: monitor(plan),
         look_period: Duration::from_millis((10 * stretch).into()),
         idle_look_period: Duration::from_millis((100 * stretch).into()),
         beat_ms: (20 * stretch).into(),
@@ -119,6 +133,7 @@ impl World {
         self.host_asleep = asleep;
         self.note("host", 0, if moved { "moves" } else { "looks" }, values);
         self.stats.host_turns += 1;
+        self.watch.count(Checker::Host, 1);
         self.take_news(news);
         self.observe();
         self.take_orders();
@@ -149,6 +164,7 @@ impl World {
                 News::CannotServe(why) => self.flaw("host", format_args!("cannot serve: {why}")),
                 News::Lost => {
                     self.lost = true;
+                    self.watch.count(Checker::StateLost, 1);
                     // A poison that waits takes more than was left for it.
                     let overtaken = self.faults.locked && self.plan.to_the_end;
                     if !self.faults.may_lose && !overtaken {
@@ -171,6 +187,8 @@ impl World {
                 let may_lose =
                     std::mem::take(&mut self.power_was_lost) && self.plan.disks == Disks::Unsynced;
                 self.judge.restarted(*last_input, may_lose, now_us);
+                self.watch.count(Checker::Unjudgeable, 1);
+                self.watch.count(Checker::LostAcknowledged, 1);
                 if may_lose {
                     // What clients saw may be gone: they begin anew.
                     self.sampler = sampler(&self.plan);
@@ -186,7 +204,9 @@ impl World {
         }
         self.read_intake();
         self.forget_the_refused();
+        let mut led = false;
         for seen in seen {
+            led |= matches!(seen, Seen::Promoted { .. } | Seen::Fenced { .. });
             match seen {
                 Seen::Promoted { id, generation, last_input } => {
                     self.note("host", 0, "promoted", [id.0, generation.0, last_input.0, 0]);
@@ -197,6 +217,7 @@ impl World {
                         self.judge.quarantined(no, now_us);
                     }
                     self.judge.promoted(last_input, now_us);
+                    self.watch.count(Checker::LostAcknowledged, 1);
                     self.promotion_seen(id, generation);
                     self.faults.promoted();
                 }
@@ -204,6 +225,9 @@ impl World {
                 Seen::Effect(bytes) => self.judge.effect(&bytes, now_us),
                 Seen::Accepted { .. } => {}
             }
+        }
+        if led {
+            self.look_at_primaries();
         }
         if let Some(host) = &self.host
             && host.service() == Service::Serving
@@ -239,6 +263,7 @@ impl World {
             match observer.next(&mut buffer) {
                 Ok(Some(no)) => {
                     let no = state_machine::InputNo(no);
+                    self.watch.count(Checker::Intake, 1);
                     self.judge.admitted(no, &buffer, now_us);
                     match Input::decode(&mut Reader::new(&buffer)) {
                         Ok((_, Input::Open { conn, .. })) => self.connection_opened(conn),

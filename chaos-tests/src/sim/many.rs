@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::case::Case;
+use super::checkers::Checker;
 use super::host::panic_text;
 use super::plan::{Overrides, Plan};
 use super::verdict::{Flaw, RunVerdict, Stats};
@@ -265,12 +267,15 @@ pub fn guarded(case: &Case, run: impl Fn(&Case) -> RunVerdict) -> RunVerdict {
 /// What there is to say about a run that has no verdict.
 fn broken(case: &Case, checker: &'static str, what: String) -> RunVerdict {
     let plan = Plan::draw(case.seed, &case.overrides);
+    let mut stats = Stats { broken: BTreeMap::from([(checker, 1)]), ..Stats::default() };
+    stats.looks.count(Checker::Endless, 1);
+    stats.looks.count(Checker::Panic, 1);
     RunVerdict {
         seed: case.seed,
         plan: plan.describe(),
         clients: plan.population.clients,
         flaws: vec![Flaw { checker, at_us: 0, what }],
-        stats: Stats::default(),
+        stats,
         due: Vec::new(),
         trace_digest: 0,
         trace_lines: 0,
@@ -307,6 +312,7 @@ mod tests {
         let mut verdict = broken(case, "tens", "is a ten".to_owned());
         if !case.seed.is_multiple_of(10) {
             verdict.flaws.clear();
+            verdict.stats.broken.clear();
         }
         verdict.stats.requests = case.seed;
         verdict

@@ -13,6 +13,7 @@
 
 mod body;
 mod case;
+mod checkers;
 mod chronicle;
 pub mod client;
 pub mod disk;
@@ -35,7 +36,8 @@ mod verdict;
 mod watch;
 mod world;
 
-pub use case::{Case, CaseError, span_us};
+pub use case::{Case, CaseError, clients, span_us};
+pub use checkers::{Checker, Looks};
 pub use chronicle::{Chronicle, Opening};
 pub use kept::{Kept, KeptError};
 pub use machine::Disks;

@@ -8,6 +8,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::ioctl_fionread;
 use state_machine::{ConnId, DomId};
 
+use super::checkers::Checker;
 use super::client::{Action, SimClient};
 use super::judge::Closer;
 use super::world::World;
@@ -159,6 +160,7 @@ impl World {
     /// The host has accepted the oldest connection of this domain.
     pub(super) fn connection_accepted(&mut self, domid: DomId, conn: ConnId) {
         self.accepted.insert(conn);
+        self.watch.count(Checker::Front, 1);
         let knocked = self.knocking.get_mut(&domid).and_then(|queue| queue.pop_front());
         let Some((index, attempt)) = knocked else {
             self.flaw("front", format_args!("{conn} was accepted, and nobody knocked"));
@@ -184,7 +186,8 @@ impl World {
 
     /// Clients take what has come for them.
     pub(super) fn people_listen(&mut self) {
-        let mut ready = Vec::with_capacity(32);
+        // All at once: who is disconnected hears of it before the host can be back.
+        let mut ready = Vec::with_capacity(self.people.len());
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
         let space = rustix::buffer::spare_capacity(&mut ready);
         if epoll::wait(&self.people_epoll, space, Some(&none)).is_err() {
@@ -216,6 +219,8 @@ impl World {
                 Ok(len) => {
                     let heard = person.client.hear(&buffer[..len], now_us);
                     let conn = person.conn;
+                    self.watch.count(Checker::Client, 1);
+                    self.watch.count(Checker::Front, 1);
                     self.note("client", index as u64, "hears", [len as u64, 0, 0, 0]);
                     match conn {
                         Some(conn) => self.judge.delivered(conn, &buffer[..len], now_us),
@@ -247,6 +252,7 @@ impl World {
         // A slow reader may rightly be given up.
         let provoked = person.client.provoked() || self.lost || self.host.is_none();
         if let Some(conn) = person.conn.take() {
+            self.watch.count(Checker::BrokenConnection, 1);
             self.judge.closed(conn, Closer::Host { provoked }, now_us);
         } else {
             // Never accepted: it is not in the queue any more either.

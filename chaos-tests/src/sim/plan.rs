@@ -17,6 +17,13 @@ use crate::rng::Rng;
 /// happen; healing comes after it.
 pub const SPAN_US: u64 = 60_000_000;
 
+/// Clients that a run may have: with fewer there would be nobody beside the
+/// toolstack.
+pub(super) const CLIENTS_MIN: usize = 2;
+/// More could meet the host's limit of connections: who is turned away cannot be
+/// told from who was forgotten.
+pub(super) const CLIENTS_MAX: usize = 64;
+
 /// What differs from what the seed says. A failing run is made smaller by it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -216,9 +223,10 @@ impl Plan {
             .fault_gap_us
             .map_or("no faults".to_owned(), |gap| format!("a fault each {} ms", gap / 1000));
         format!(
-            "{} replicas, {ack}, {disks}, rebuild {}, {} clients, intake {} KiB, {gap}, {} classes, \
+            "{} {}, {ack}, {disks}, rebuild {}, {} clients, intake {} KiB, {gap}, {} classes, \
              doorbells {}/{}/{}, beat {} ms",
             self.replicas,
+            if self.replicas == 1 { "replica" } else { "replicas" },
             if self.rebuild { "on" } else { "off" },
             self.population.clients,
             self.fabric.intake_bytes / 1024,

@@ -3,6 +3,7 @@
 
 use hypervisor::decision::Standing;
 
+use super::checkers::Checker;
 use super::machine::Activity;
 use super::people::Person;
 use super::plan::{Overrides, Plan};
@@ -108,6 +109,7 @@ impl World {
         if !self.flaws.is_empty() {
             return;
         }
+        self.watch.count(Checker::Liveness, 1);
         if !self.is_whole() {
             let why = self.what_is_missing();
             return self.flaw("liveness", why);
@@ -183,6 +185,32 @@ impl World {
         stats.answers_anew = judged.answers_anew;
         stats.digests = judged.digests;
         stats.windows = self.sampler.judged();
+        stats.looks = self.watch.looks.looks();
+        let logged = judged.replies - judged.answers;
+        let frames = judged.replies + judged.events;
+        for (checker, looked_at) in [
+            (Checker::LostReply, judged.replies),
+            (Checker::LostEvent, judged.events),
+            (Checker::LostEffect, judged.effects),
+            (Checker::DoubledReply, judged.replies),
+            (Checker::DoubledEvent, judged.events),
+            (Checker::DoubledEffect, judged.effects),
+            (Checker::Reordered, frames + judged.effects),
+            (Checker::WrongReply, logged),
+            (Checker::StaleAnswer, judged.answers),
+            (Checker::WrongEvent, judged.events),
+            (Checker::WrongEffect, judged.effects),
+            (Checker::UnaskedReply, judged.replies),
+            (Checker::AnsweredThenQuarantined, judged.quarantined),
+            (Checker::BrokenFrame, frames),
+            (Checker::Diverged, judged.digests),
+            (Checker::BadInput, judged.inputs),
+            (Checker::Linearizability, stats.windows),
+            (Checker::Endless, 1),
+            (Checker::Panic, 1),
+        ] {
+            stats.looks.count(checker, looked_at);
+        }
         stats.faults = std::mem::take(&mut self.faults.ended);
         RunVerdict {
             seed: self.plan.seed,

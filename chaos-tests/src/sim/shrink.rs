@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::case::Case;
-use super::plan::SPAN_US;
+use super::plan::{CLIENTS_MIN, SPAN_US};
 use super::verdict::{Flaw, RunVerdict};
 use crate::report::record::FaultClass;
 
@@ -162,8 +162,8 @@ where
         let clients = |case: &mut Case, number| case.overrides.clients = Some(number);
         loop {
             let now = self.best.case.overrides.clients.unwrap_or(self.best.verdict.clients);
-            let mut fewer = vec![2, now / 2, now.saturating_sub(1)];
-            fewer.retain(|number| (2..now).contains(number));
+            let mut fewer = vec![CLIENTS_MIN, now / 2, now.saturating_sub(1)];
+            fewer.retain(|number| (CLIENTS_MIN..now).contains(number));
             fewer.dedup();
             if !fewer.into_iter().any(|number| self.attempt(|case| clients(case, number))) {
                 return;

@@ -8,6 +8,7 @@ use replica::error::Fatal;
 use rustix::event::epoll::EventFlags;
 use state_machine::InputNo;
 
+use super::checkers::Checker;
 use super::disk::SimDisk;
 use super::host::{micros, panic_text};
 use super::machine::{Activity, Disks, SimDomain};
@@ -73,6 +74,7 @@ impl World {
         let cost = (cost * body.slower).min(cost.max(SLOWEST_STEP_US));
         body.process.ran(cost);
         self.stats.replica_steps += 1;
+        self.watch.count(Checker::Replica, 1);
         let id = body.id;
         if !body.alive.get() {
             self.note("replica", id.0, "ends half-way", [serial, 0, 0, 0]);
@@ -110,7 +112,7 @@ impl World {
                 let applying = InputNo(page.applying_input());
                 std::mem::forget(body.runtime.take());
                 if applying != InputNo(0) {
-                    self.died_applying(applying);
+                    self.died_applying(id, applying);
                 }
                 if !excused {
                     self.flaw("replica", format_args!("replica {id} panicked: {text}"));
@@ -172,7 +174,7 @@ impl World {
         self.after(noticed, What::Noticed(serial));
         self.after(gone, What::Gone(serial));
         if applying != 0 {
-            self.died_applying(InputNo(applying));
+            self.died_applying(id, InputNo(applying));
         }
         self.answer_doorbells();
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::checkers::Looks;
 use crate::report::record::{Component, FaultClass, Outcome as FaultOutcome};
 
 /// A broken promise.
@@ -51,6 +52,10 @@ pub struct Stats {
     pub windows: u64,
     /// Longest time from the end of all faults to full redundancy, microseconds.
     pub healed_in_us: u64,
+    /// How much each checker has looked at.
+    pub looks: Looks,
+    /// Broken promises, by the checker that noticed.
+    pub broken: BTreeMap<&'static str, u64>,
     /// Faults by class, what they hit, and how they ended.
     pub faults: BTreeMap<(FaultClass, Component, FaultOutcome), u64>,
 }
@@ -71,6 +76,10 @@ impl Stats {
         self.digests += other.digests;
         self.windows += other.windows;
         self.healed_in_us = self.healed_in_us.max(other.healed_in_us);
+        self.looks.add(&other.looks);
+        for (checker, count) in &other.broken {
+            *self.broken.entry(checker).or_default() += count;
+        }
         for (key, count) in &other.faults {
             *self.faults.entry(*key).or_default() += count;
         }

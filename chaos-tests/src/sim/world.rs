@@ -236,6 +236,7 @@ impl World {
         let flaw = Flaw { checker, at_us: self.now_us(), what: what.to_string() };
         self.trace.say(flaw.at_us, &flaw);
         self.describe_replicas();
+        *self.stats.broken.entry(checker).or_default() += 1;
         if self.flaws.len() < MAX_FLAWS {
             self.flaws.push(flaw);
         }

@@ -192,6 +192,8 @@ bugs! {
         "a learner that has nearly caught up counts as a survivor before it has its vote";
     StrikesForgotten, "strikes-forgotten":
         "a promotion forgets which inputs have killed primaries";
+    QuarantinedTooEarly, "quarantined-too-early":
+        "a request is refused after a single death, be it a kill from outside";
     SlotReusedTooEarly, "slot-reused-too-early":
         "a slot gets a new replica before the killed one is gone";
     HangNeverSuspected, "hang-never-suspected":

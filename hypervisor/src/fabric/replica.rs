@@ -213,6 +213,18 @@ impl ReplicaFabric {
         &mut self.outputs
     }
 
+    /// Bytes that wait for room in the ring to the host.
+    #[must_use]
+    pub fn output_backlog_bytes(&self) -> usize {
+        self.outputs.backlog_bytes()
+    }
+
+    /// Bytes that wait for room in the ring to another replica: the most of all.
+    #[must_use]
+    pub fn peer_backlog_bytes(&self) -> usize {
+        self.peers.iter().map(|peer| peer.tx.backlog_bytes()).max().unwrap_or(0)
+    }
+
     /// Begins to talk with the replica that occupies another slot. What the slot's
     /// former occupant sent, or was to get, is forgotten. Binding the same replica
     /// again changes nothing. The own slot cannot be bound.

@@ -42,6 +42,28 @@ pub struct FrontLimits {
     pub guest_outstanding: u32,
 }
 
+impl FrontLimits {
+    fn outstanding_of(&self, domid: DomId) -> u32 {
+        match domid {
+            DomId(0) => self.outstanding,
+            _ => self.guest_outstanding,
+        }
+    }
+}
+
+/// How much a connection keeps the host busy with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientLoad {
+    /// Which.
+    pub conn: ConnId,
+    /// Requests under way.
+    pub under_way: u32,
+    /// How many there may be.
+    pub outstanding: u32,
+    /// Bytes that its client has not read.
+    pub unsent_bytes: usize,
+}
+
 /// What an epoll event is about; travels in its 64 bits of user data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
@@ -171,6 +193,16 @@ impl Front {
     /// Connections that were turned away.
     pub(crate) fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// How much each connection keeps the host busy with, in no order.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = ClientLoad> {
+        self.clients.iter().map(|(&conn, client)| ClientLoad {
+            conn,
+            under_way: client.under_way(),
+            outstanding: self.limits.outstanding_of(client.domid()),
+            unsent_bytes: client.unsent_bytes(),
+        })
     }
 
     /// Connections now.
@@ -317,10 +349,7 @@ impl Front {
             // It gets its turn, after those listed before it.
             return;
         }
-        let outstanding = match client.domid() {
-            DomId(0) => self.limits.outstanding,
-            _ => self.limits.guest_outstanding,
-        };
+        let outstanding = self.limits.outstanding_of(client.domid());
         match client.pump(inlet, outstanding) {
             // What a client asked before it hung up is still done.
             Pumped::Done if client.has_hung_up() => {

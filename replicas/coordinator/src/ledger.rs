@@ -73,6 +73,12 @@ impl Ledger {
         self.unanswered
     }
 
+    /// The first input that still gets an answer.
+    pub(crate) fn oldest_unanswered(&self) -> Option<InputNo> {
+        let at = self.pending.iter().position(|pending| pending.waiting)?;
+        Some(InputNo(self.first.0 + at as u64))
+    }
+
     /// Notes the next input; `answer` says whether it will get one.
     pub(crate) fn admit(&mut self, conn: ConnId, query: bool, answer: bool) -> InputNo {
         let no = self.next_no();
@@ -153,13 +159,17 @@ mod tests {
     #[test]
     fn an_answer_counts_once() {
         let mut ledger = ledger();
+        assert_eq!(ledger.oldest_unanswered(), None);
+        ledger.admit(ConnId(7), false, false);
         let no = ledger.admit(ConnId(7), true, true);
+        assert_eq!(ledger.oldest_unanswered(), Some(no));
         let answered = Answered { conn: ConnId(7), query: true };
         assert_eq!(ledger.answer(no), Ok(Some(answered)));
         assert_eq!(ledger.answer(no), Ok(None));
+        assert_eq!(ledger.oldest_unanswered(), None);
         ledger.release(no).unwrap();
         assert_eq!(ledger.answer(no), Ok(None), "a repetition after the release");
-        assert_eq!(ledger.next_no(), InputNo(2));
+        assert_eq!(ledger.next_no(), InputNo(3));
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod service;
 mod settings;
 
 pub use failover::{Failover, cause_name};
-pub use front::{FrontLimits, Token};
+pub use front::{ClientLoad, FrontLimits, Token};
 pub use group::MAX_FAILOVERS;
 pub use inlet::IntakeFull;
 pub use ledger::LedgerError;

@@ -16,7 +16,7 @@ use teeth::Bug;
 
 use crate::events::{Events, Tag};
 use crate::failover::Failover;
-use crate::front::{Front, Token};
+use crate::front::{ClientLoad, Front, Token};
 use crate::group::{Group, Notice};
 use crate::inlet::{Inlet, IntakeFull};
 use crate::inner::{Done, InnerClient};
@@ -408,6 +408,16 @@ impl<P: Platform> Coordinator<P> {
     /// Whether somebody waits for an answer.
     pub fn is_waiting(&self) -> bool {
         self.inlet.is_waiting()
+    }
+
+    /// The oldest input that still gets an answer.
+    pub fn oldest_unanswered(&self) -> Option<InputNo> {
+        self.inlet.ledger.oldest_unanswered()
+    }
+
+    /// How much each connection keeps the host busy with, in no order.
+    pub fn client_loads(&self) -> impl Iterator<Item = ClientLoad> {
+        self.front.loads()
     }
 
     /// Connections now.

@@ -7,6 +7,7 @@ use consensus::{LogIndex, Term};
 use state_machine::StateMachine;
 
 use super::Replica;
+use crate::outbox::Outbox;
 
 impl<M: StateMachine> Replica<M> {
     /// Writes the state of the replica, the component's by its digest. After a
@@ -55,5 +56,17 @@ impl<M: StateMachine> Replica<M> {
     /// The entries of its log, as [`consensus::Peer::log_entries`] shows them.
     pub fn log_entries(&self) -> impl Iterator<Item = (LogIndex, Term, bool, &[u8])> {
         self.peer.log_entries()
+    }
+
+    /// How many entries its log has.
+    #[must_use]
+    pub fn log_len(&self) -> u64 {
+        self.peer.log_len()
+    }
+
+    /// Its outputs that wait to be released or delivered.
+    #[must_use]
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 }

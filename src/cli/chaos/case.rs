@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chaos::report::record::FaultClass;
-use chaos::sim::{Case, Overrides, span_us};
+use chaos::sim::{Case, Overrides, clients, span_us};
 use clap::Args;
 
 #[derive(Debug, Args)]
@@ -19,8 +19,8 @@ pub(super) struct CaseArgs {
     /// Faults of these classes do not happen
     #[arg(long, value_name = "CLASSES", value_delimiter = ',')]
     without: Vec<FaultClass>,
-    /// So many clients, at least 2
-    #[arg(long, value_name = "N")]
+    /// So many clients, from 2 to 64
+    #[arg(long, value_name = "N", value_parser = clients)]
     clients: Option<usize>,
 }
 

@@ -41,9 +41,26 @@ pub(crate) struct SimArgs {
     out: Option<PathBuf>,
 }
 
+impl SimArgs {
+    /// Refuses what would run nothing, and so break nothing.
+    fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.seeds != Some(0), "--seeds 0: without a seed nothing is tried");
+        anyhow::ensure!(self.jobs != Some(0), "--jobs 0: somebody has to run the seeds");
+        let no_time = self.budget.is_some_and(|budget| budget.is_zero());
+        anyhow::ensure!(!no_time, "--budget 0s: no seed is begun without time");
+        Ok(())
+    }
+}
+
 pub(crate) fn sim(args: &SimArgs) -> anyhow::Result<ExitCode> {
+    args.check()?;
     let first = args.from.unwrap_or_else(fresh_seed);
     let count = args.seeds.or(args.budget.is_none().then_some(SEEDS));
+    anyhow::ensure!(
+        first.checked_add(count.unwrap_or(1) - 1).is_some(),
+        "--from {first}: there are not so many seeds from there on, the last one is {}",
+        u64::MAX
+    );
     let overrides = Overrides { span_us: args.span.map(span_us), ..Overrides::default() };
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let stop = Stop::default();

@@ -133,6 +133,10 @@ impl Hint {
                 Self { classes: &[Class::KillInFailover, Class::Slow], gap_ms: 60, ..DEATHS }
             }
             Bug::QuarantineSkipped | Bug::QuarantineNotReplicated | Bug::StrikesForgotten => POISON,
+            // Whoever is killed has to be applying something at that moment.
+            Bug::QuarantinedTooEarly => {
+                Self { classes: &[Class::CrashMidStep], gap_ms: 100, think_us: 1_000, ..DEATHS }
+            }
             Bug::EntriesNotStored | Bug::CertificateNotInTerm => DISKS,
             // A standby has to die that is older than the primary.
             Bug::FirstDiskRecovered => Self {

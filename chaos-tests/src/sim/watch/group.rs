@@ -8,6 +8,7 @@ use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::error::Fatal;
 use state_machine::InputNo;
 
+use crate::sim::checkers::Checker;
 use crate::sim::disk::SimDisk;
 use crate::sim::machine::Activity;
 use crate::sim::world::World;
@@ -16,8 +17,9 @@ use crate::sim::world::World;
 const HANG_LIMIT_US: u64 = 2_000_000;
 /// One that is given up is killed within this time.
 const KILL_LIMIT_US: u64 = 200_000;
-/// An input that has killed so many is not tried again.
-const DEATHS_MAX: u32 = 2;
+/// An input that has killed so many is not tried again, and one that has killed
+/// fewer is.
+const DEATHS_WANTED: u32 = 2;
 
 impl World {
     /// The host has taken a turn: what it decided was right at this moment.
@@ -61,6 +63,8 @@ impl World {
         };
         let its = host.slot(candidate).map(|slot| position(host.fabric().replica_page(slot)))?;
         for (id, page) in voters {
+            self.watch.count(Checker::Acknowledged, 1);
+            self.watch.count(Checker::LongestLog, 1);
             if page.generation() != generation {
                 let shown = page.generation();
                 return Some((
@@ -92,6 +96,7 @@ impl World {
         if fabric.page().generation() != self.watch.reign {
             return;
         }
+        self.watch.count(Checker::ReadsFenced, 1);
         let read = SlotId::all()
             .map(|slot| fabric.peer(slot))
             .find(|peer| self.watch.fenced.contains(peer));
@@ -108,6 +113,7 @@ impl World {
     pub(super) fn look_at_voters(&mut self) {
         let Some(host) = &self.host else { return };
         let wrong = host.decisions().members().find(|(id, slot, standing)| {
+            self.watch.count(Checker::LearnerCounted, 1);
             let page = host.fabric().replica_page(*slot);
             *standing == Standing::Voter && page.replica() == *id && page.role() == Role::Learner
         });
@@ -125,18 +131,31 @@ impl World {
                 format_args!("{id} leads generation {generation} after {before}"),
             );
         }
-        let wrong = self
-            .host
+        self.watch.count(Checker::Generations, 1);
+        let quarantined: Vec<_> =
+            self.host.iter().flat_map(coordinator::Coordinator::quarantined).collect();
+        self.watch.count(Checker::Quarantine, quarantined.len() as u64);
+        let deaths = |no| self.watch.deaths.get(no).copied().unwrap_or(0);
+        let wrong = quarantined
             .iter()
-            .flat_map(coordinator::Coordinator::quarantined)
-            .find(|no| !self.watch.poisons.contains(no) && !self.watch.struck.contains(no));
+            .find(|no| deaths(no) < DEATHS_WANTED && !self.watch.untriable.contains(no));
         if let Some(no) = wrong {
-            self.flaw("quarantine", format_args!("{no} is quarantined and has killed nobody"));
+            let what = format!("{no} is quarantined and has killed {}", deaths(no));
+            return self.flaw("quarantine", what);
         }
+        self.watch.refused.extend(quarantined);
     }
 
     /// The host has given a replica up.
     pub(in crate::sim) fn fence_seen(&mut self, id: ReplicaId, cause: Cause) {
+        self.watch.count(Checker::FalseAlarm, 1);
+        if let Some(no) = self.watch.died_of.remove(&id)
+            && cause.blames_input()
+            && self.voters() <= 1
+        {
+            // What it did itself, and would do again, must not cost the last one.
+            self.watch.untriable.insert(no);
+        }
         let Some(serial) = self.serial_of(id) else { return };
         self.watch.given_up.insert(serial, self.now_us());
         let blamed = matches!(cause, Cause::Hung | Cause::Corrupt | Cause::Misbehaved);
@@ -147,9 +166,16 @@ impl World {
         }
     }
 
+    /// Replicas that have a vote and were not given up.
+    fn voters(&self) -> usize {
+        let members = self.host.iter().flat_map(|host| host.decisions().members());
+        members.filter(|(_, _, standing)| *standing == Standing::Voter).count()
+    }
+
     /// A replica has found that it must stop.
     pub(in crate::sim) fn stop_seen(&mut self, serial: u64, why: &Fatal) {
         let Some(body) = self.bodies.get(&serial) else { return };
+        self.watch.count(Checker::FalseAlarm, 1);
         let spoiled = |disk: &SimDisk| disk.faults_hit() > 0;
         let excused = body.touched
             || body.process.killed.get()
@@ -164,11 +190,12 @@ impl World {
     }
 
     /// A replica has died while it applied an input.
-    pub(in crate::sim) fn died_applying(&mut self, no: InputNo) {
-        self.watch.struck.insert(no);
+    pub(in crate::sim) fn died_applying(&mut self, id: ReplicaId, no: InputNo) {
+        self.watch.died_of.insert(id, no);
+        self.watch.count(Checker::Quarantine, 1);
         let deaths = self.watch.deaths.entry(no).or_default();
         *deaths += 1;
-        if *deaths > DEATHS_MAX && self.watch.poisons.contains(&no) {
+        if *deaths > DEATHS_WANTED && self.watch.poisons.contains(&no) {
             let deaths = *deaths;
             self.flaw("quarantine", format_args!("{no} has killed {deaths} replicas"));
         }
@@ -176,6 +203,7 @@ impl World {
 
     /// An order was given for a slot.
     pub(in crate::sim) fn order_seen(&mut self, id: ReplicaId, slot: Option<SlotId>) {
+        self.watch.count(Checker::Slot, 1);
         let holder = self.bodies.values().find(|body| body.spec.slot_id() == slot);
         if let Some(holder) = holder {
             let holder = holder.id;
@@ -198,11 +226,13 @@ impl World {
             let killed = body.process.killed.get() || body.dying || !body.alive.get();
             let idle_us = body.process.lasts_us();
             let hangs = matches!(body.process.activity(), Activity::Stopped | Activity::Spins);
+            self.watch.count(Checker::Hang, hangs.into());
             if hangs && !killed && idle_us > HANG_LIMIT_US && voters.contains(&body.id) {
                 wrong = Some(("hang", format!("{} hangs for {idle_us} us", body.id)));
             }
             let launched = body.launched_us < now_us;
             let given_up = self.watch.given_up.get(serial).copied().unwrap_or(u64::MAX);
+            self.watch.count(Checker::Kill, u64::from(given_up != u64::MAX));
             if launched && !killed && now_us.saturating_sub(given_up) > KILL_LIMIT_US {
                 wrong = Some(("kill", format!("{} was given up and not killed", body.id)));
             }

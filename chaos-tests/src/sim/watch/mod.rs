@@ -4,6 +4,7 @@
 //! What is cheap is looked at whenever it may have changed, after each turn
 //! of the host's loop and after each step of a replica; the rest from time to time.
 
+mod bounds;
 mod group;
 mod replicas;
 mod service;
@@ -15,16 +16,11 @@ use hypervisor::fabric::Role;
 use hypervisor::{Generation, ReplicaId};
 use state_machine::InputNo;
 
+use super::checkers::{Checker, Tally};
 use super::world::World;
 
 /// How often everything is looked at.
 pub(super) const LOOK_PERIOD_US: u64 = 50_000;
-/// What the judge may have to keep at once.
-const JUDGE_KEEPS_MAX: usize = 200_000;
-/// Inputs that may be pending in an intake of this many bytes: the smallest
-/// takes 32.
-const INPUT_BYTES_MIN: usize = 32;
-
 /// What the checkers remember.
 #[derive(Default)]
 pub(super) struct Watch {
@@ -52,19 +48,41 @@ pub(super) struct Watch {
     pub(super) lies: BTreeMap<u64, (u64, u64)>,
     /// Inputs that are made to kill.
     pub(super) poisons: BTreeSet<InputNo>,
-    /// Inputs that somebody was applying when he died.
-    struck: BTreeSet<InputNo>,
     /// How many have died of each input since the host began.
     deaths: BTreeMap<InputNo, u32>,
+    /// Inputs whose death left nobody to try them on a second time.
+    untriable: BTreeSet<InputNo>,
+    /// Hosts that have begun.
+    pub(super) hosts_begun: u64,
+    /// What a replica was applying when it died.
+    died_of: BTreeMap<ReplicaId, InputNo>,
+    /// Inputs that a primary refused to execute.
+    pub(super) refused: BTreeSet<InputNo>,
     waiting: Option<service::Waiting>,
+    undisturbed: service::Undisturbed,
+    past: bounds::Past,
+    /// How much each checker has looked at.
+    pub(super) looks: Tally,
+}
+
+impl Watch {
+    /// A checker has looked at so much more.
+    pub(super) fn count(&self, checker: Checker, more: u64) {
+        self.looks.count(checker, more);
+    }
 }
 
 impl World {
     /// The host's process begins, for the first time or again.
     pub(super) fn watch_host_begin(&mut self) {
+        self.watch.hosts_begun += 1;
         self.watch.deaths.clear();
         self.watch.given_up.clear();
+        self.watch.untriable.clear();
+        self.watch.died_of.clear();
         self.watch.waiting = None;
+        self.watch.undisturbed = service::Undisturbed::default();
+        self.watch.past.forget();
     }
 
     /// The host has taken a turn.
@@ -79,6 +97,7 @@ impl World {
         self.take_objections();
         self.look_at_primaries();
         self.look_at_bounds();
+        self.look_at_service();
         self.look_for_survivors();
         self.look_for_damage();
         self.look_for_lies();
@@ -104,52 +123,68 @@ impl World {
         }
     }
 
-    /// At most one that leads is not fenced, and it is the one of the generation
-    /// in force.
+    /// At most one that leads is not fenced, and it is the one that the host
+    /// wants, or is just about to hear of.
     pub(super) fn look_at_primaries(&mut self) {
-        let Some(host) = &self.host else { return };
-        let Phase::Serving { primary } = *host.decisions().phase() else { return };
-        let generation: Generation = host.decisions().generation();
-        let wrong = self.bodies.values().find_map(|body| {
-            let page = body.runtime.as_ref()?.fabric().page();
-            (body.id != primary && page.role() == Role::Primary && !body.process.killed.get())
-                .then(|| format!(
-                    "replica {} leads generation {} beside {primary}, who leads {generation}, and is \
-                     not fenced",
-                    body.id,
-                    page.generation(),
-                ))
-        });
+        let wrong = self.bodies.keys().find_map(|&serial| self.wrong_primary(serial));
         if let Some(wrong) = wrong {
             self.flaw("one-primary", wrong);
         }
     }
 
-    fn look_at_bounds(&mut self) {
-        let Some(host) = &self.host else { return };
-        let most = self.plan.fabric.intake_bytes / INPUT_BYTES_MIN;
-        if host.pending() > most {
-            let pending = host.pending();
-            self.flaw("bounds", format_args!("{pending} inputs pending"));
+    /// Why this one may not lead, if it does.
+    fn wrong_primary(&self, serial: u64) -> Option<String> {
+        let decisions = self.host.as_ref()?.decisions();
+        let body = self.bodies.get(&serial)?;
+        let page = body.runtime.as_ref()?.fabric().page();
+        if page.role() != Role::Primary || body.process.killed.get() {
+            return None;
         }
-        if self.judge.kept() > JUDGE_KEEPS_MAX {
-            let kept = self.judge.kept();
-            self.flaw("bounds", format_args!("the judge has to keep {kept} things"));
-        }
+        self.watch.count(Checker::OnePrimary, 1);
+        let wanted = match *decisions.phase() {
+            Phase::Serving { primary } | Phase::Draining { primary } => Some(primary),
+            Phase::Promoting { candidate } => Some(candidate),
+            Phase::Forming | Phase::Electing { .. } | Phase::Lost { .. } => None,
+        };
+        (wanted != Some(body.id)).then(|| {
+            format!(
+                "replica {} leads generation {} and is not fenced; the host is at generation {}: {:?}",
+                body.id,
+                page.generation(),
+                decisions.generation(),
+                decisions.phase(),
+            )
+        })
     }
 
-    /// Logs match.
+    /// Logs match: entries of one index and term are the same, and so are those of
+    /// one index that are committed, whatever their term.
     fn look_at_logs(&mut self) {
         let mut seen = BTreeMap::new();
+        let mut committed = BTreeMap::new();
         let mut wrong = None;
         for body in self.bodies.values().filter(|body| body.lives()) {
             let Some(runtime) = &body.runtime else { continue };
-            for (index, term, _, data) in runtime.replica().log_entries() {
+            let replica = runtime.replica();
+            let commit = if body.is_doomed() { 0 } else { replica.progress().commit.0 };
+            for (index, term, _, data) in replica.log_entries() {
+                self.watch.count(Checker::LogMatching, 1);
                 let (other, theirs) = seen.entry((index, term)).or_insert((body.id, data));
                 if *theirs != data {
                     wrong = Some(format!(
                         "entry {index:?} of term {term:?} differs in replicas {other} and {}",
                         body.id
+                    ));
+                }
+                if index.0 > commit {
+                    continue;
+                }
+                let (other, theirs) = committed.entry(index).or_insert((body.id, (term, data)));
+                if *theirs != (term, data) {
+                    wrong = Some(format!(
+                        "entry {index:?} is committed with term {:?} in replica {other} and with \
+                         {term:?} in {}",
+                        theirs.0, body.id
                     ));
                 }
             }

@@ -5,6 +5,7 @@ use hypervisor::fabric::Role;
 use state_machine::{Numbered, Reader};
 use xenstore::Xenstore;
 
+use crate::sim::checkers::Checker;
 use crate::sim::world::World;
 
 /// One that shows another digest than the others is given up within this time.
@@ -19,10 +20,16 @@ impl World {
         let Some(runtime) = &body.runtime else { return };
         let id = body.id;
         let page = runtime.fabric().page();
+        self.watch.count(Checker::ApplyingMark, 1);
         let applying = page.applying_input();
         if applying != 0 && page.is_intact(id) {
             let what = format!("{id} says after its step that it applies {applying}");
             return self.flaw("applying-mark", what);
+        }
+        if page.role() == Role::Primary
+            && let Some(wrong) = self.wrong_primary(serial)
+        {
+            return self.flaw("one-primary", wrong);
         }
         let reign = page.generation().0;
         if self.watch.followed.insert(serial, reign) != Some(reign) {
@@ -35,6 +42,7 @@ impl World {
         if commit == last {
             return;
         }
+        self.watch.count(Checker::CommitMonotonic, 1);
         if commit < last {
             let what = format!("replica {id}: commit {last} became {commit}");
             return self.flaw("commit-monotonic", what);
@@ -56,6 +64,7 @@ impl World {
         }
         if body.id != primary {
             let leader = self.bodies.get(&self.serial_of(primary)?)?;
+            self.watch.count(Checker::CommitLed, 1);
             let theirs = leader.runtime.as_ref()?.replica().progress().commit.0;
             return (leader.lives() && commit > theirs).then(|| {
                 let what = format!(
@@ -74,6 +83,7 @@ impl World {
                 continue;
             };
             let Some(runtime) = &voter.runtime else { continue };
+            self.watch.count(Checker::AllLive, 1);
             let end = runtime.replica().progress().last_index.0;
             if voter.lives() && !voter.is_doomed() && end < commit {
                 let what =
@@ -91,6 +101,7 @@ impl World {
         self.watch.lies.retain(|serial, _| bodies.get(serial).is_some_and(|b| b.lives()));
         let lies: Vec<_> = self.watch.lies.iter().map(|(serial, lie)| (*serial, *lie)).collect();
         for (serial, (log_index, at_us)) in lies {
+            self.watch.count(Checker::Divergence, 1);
             let Some(runtime) = &self.bodies[&serial].runtime else { continue };
             let shown = runtime.fabric().page().digests();
             let contradicted = shown.iter().filter(|r| r.log_index == log_index).count() > 1
@@ -122,6 +133,7 @@ impl World {
         let Some(runtime) = self.bodies.get(&serial).and_then(|body| body.runtime.as_ref()) else {
             return;
         };
+        self.watch.count(Checker::Damage, 1);
         let state = runtime.replica().numbered();
         let restored = ::teeth::spared(|| {
             let mut bytes = Vec::new();

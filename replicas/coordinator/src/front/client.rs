@@ -78,6 +78,11 @@ impl Client {
         self.opened
     }
 
+    /// Requests that are not answered.
+    pub(super) fn under_way(&self) -> u32 {
+        self.under_way
+    }
+
     pub(super) fn unsent_bytes(&self) -> usize {
         self.outbox.len()
     }
