@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use coordinator::Service;
-use hypervisor::decision::{Event, Phase, Standing};
+use hypervisor::decision::{Cause, Event, Phase, Standing};
 use hypervisor::fabric::Role as PageRole;
 use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::protocol::ToReplica;
@@ -172,7 +172,13 @@ impl Host {
             return Ok(Some(no));
         }
         self.events.warn(&[Tag::Fault, Tag::Xenstore], format!("{} replica {id}", fault.kind));
-        self.coordinator.note_injected(id);
+        let expected = match fault.kind {
+            FaultKind::Kill => Cause::Killed,
+            FaultKind::Hang | FaultKind::Slow => Cause::Hung,
+            FaultKind::Corrupt => Cause::Corrupt,
+            FaultKind::Poison => Cause::Crashed,
+        };
+        self.coordinator.note_injected(id, expected);
         let Some(domain) = self.coordinator.domain(id).map(Process::process) else {
             return Err(format!("replica {id} is still being started"));
         };

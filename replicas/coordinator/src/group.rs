@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hypervisor::decision::{Decision, DecisionMaker, Event, Phase, Standing};
+use hypervisor::decision::{Cause, Decision, DecisionMaker, Event, Phase, Standing};
 use hypervisor::fabric::HostFabric;
 use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::protocol::FromReplica;
@@ -56,8 +56,10 @@ pub(crate) struct Group<P: Platform> {
     failover_count: u64,
     /// Inputs that were quarantined.
     quarantined: BTreeSet<u64>,
-    /// When faults were injected, for the time of detection.
-    injected: BTreeMap<ReplicaId, Instant>,
+    /// When faults were injected, for the time of detection, and what should come
+    /// of them. A flipped bit may do nothing, and its replica end long after for
+    /// another reason.
+    injected: BTreeMap<ReplicaId, (Instant, Cause)>,
     /// Decisions to spawn that wait because the last replica died early.
     postponed: Vec<(Instant, Decision)>,
     respawn_pause: Duration,
@@ -153,9 +155,9 @@ impl<P: Platform> Group<P> {
         self.decisions.generation()
     }
 
-    /// Notes that a fault was just injected.
-    pub(crate) fn note_injected(&mut self, id: ReplicaId) {
-        self.injected.insert(id, self.platform.now());
+    /// Notes that a fault was just injected, of which this should come.
+    pub(crate) fn note_injected(&mut self, id: ReplicaId, expected: Cause) {
+        self.injected.insert(id, (self.platform.now(), expected));
     }
 
     /// Whether nothing is under way: no failover, no start, no rebuild.

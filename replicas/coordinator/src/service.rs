@@ -450,9 +450,10 @@ impl<P: Platform> Coordinator<P> {
         self.group.slot(id)
     }
 
-    /// Notes that a fault was just injected into a replica.
-    pub fn note_injected(&mut self, id: ReplicaId) {
-        self.group.note_injected(id);
+    /// Notes that a fault was just injected into a replica, of which this should
+    /// come.
+    pub fn note_injected(&mut self, id: ReplicaId, expected: Cause) {
+        self.group.note_injected(id, expected);
     }
 
     /// The component has another core now: binds its parties to it.

@@ -245,7 +245,7 @@ impl<P: Platform> Group<P> {
         let last_sign = self
             .injected
             .get(&id)
-            .copied()
+            .and_then(|&(at, expected)| (expected == cause).then_some(at))
             .or_else(|| member.watch.as_ref().map(Watch::last_sign))
             .unwrap_or(now);
         self.log(
