@@ -292,6 +292,11 @@ impl<P: Platform> Group<P> {
                 && fabric.replica_page(slot).last_log_index() < end
         };
         let waits_for_others = self.members.iter().any(|(&id, m)| is_behind(id, m.slot));
+        // All of these have to acknowledge the new generation before anybody leads.
+        let electors: BTreeSet<_> = match self.decisions.phase() {
+            Phase::Electing { waiting, .. } => waiting.iter().copied().collect(),
+            _ => BTreeSet::new(),
+        };
         let mut hung = Vec::new();
         let mut due = Vec::new();
         let mut leader_is_stuck = false;
@@ -312,6 +317,8 @@ impl<P: Platform> Group<P> {
                 let work = inputs_wait || primary.is_none();
                 let done = page.released_index() + fabric.page().freed_input();
                 (work && !waits_for_others, done + page.last_log_index())
+            } else if electors.contains(&id) {
+                (true, page.generation().0)
             } else {
                 (is_behind(id, member.slot), page.last_log_index())
             };
@@ -319,7 +326,8 @@ impl<P: Platform> Group<P> {
                 due.push(member.slot);
             }
             // Under quorum, one that is on its way to a vote may have to lead.
-            let why = if voters.contains(&id) || Some(id) == leader {
+            let counts = voters.contains(&id) || electors.contains(&id);
+            let why = if counts || Some(id) == leader {
                 let why = watch.judge(now, page, domain, waits, progress);
                 leader_is_stuck |= Some(id) == leader && watch.is_stuck();
                 why
