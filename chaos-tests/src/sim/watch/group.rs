@@ -56,12 +56,15 @@ impl World {
             .members()
             .filter(|(_, _, standing)| *standing == Standing::Voter)
             .map(|(id, slot, _)| (id, host.fabric().replica_page(slot)))
+            // One that was written over since tells nothing.
+            .filter(|(id, page)| page.is_intact(*id))
             .collect();
         let position = |page: &hypervisor::fabric::ReplicaPageView| LogPosition {
             term: page.last_log_term(),
             index: page.last_log_index(),
         };
-        let its = host.slot(candidate).map(|slot| position(host.fabric().replica_page(slot)))?;
+        let its = host.fabric().replica_page(host.slot(candidate)?);
+        let its = its.is_intact(candidate).then(|| position(its))?;
         for (id, page) in voters {
             self.watch.count(Checker::Acknowledged, 1);
             self.watch.count(Checker::LongestLog, 1);
