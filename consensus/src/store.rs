@@ -171,7 +171,7 @@ impl LogState {
     }
 
     /// Whether this one has a vote, and will have when the log's end is applied.
-    /// Whoever is on its way out can not come back from what is stored here.
+    /// Whoever is on its way out cannot come back from what is stored here.
     #[must_use]
     pub fn is_voter_to_the_end(&self, id: PeerId) -> bool {
         let of_this_one = self.steps_to_come().filter(|step| step.peer() == id);

@@ -21,6 +21,7 @@ use state_machine::{ConnId, DomId, InputNo};
 use tempfile::TempDir;
 
 use super::body::Body;
+use super::checkers::Checker;
 use super::faults::Faults;
 use super::judge::{Judge, Sampler};
 use super::machine::{Clock, Disks, Hall, SimMachine};
@@ -233,6 +234,7 @@ impl World {
 
     /// A promise was broken.
     pub(super) fn flaw(&mut self, checker: &'static str, what: impl std::fmt::Display) {
+        debug_assert!(Checker::ALL.iter().any(|known| known.name() == checker), "{checker}");
         let flaw = Flaw { checker, at_us: self.now_us(), what: what.to_string() };
         self.trace.say(flaw.at_us, &flaw);
         self.describe_replicas();

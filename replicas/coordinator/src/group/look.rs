@@ -37,6 +37,7 @@ impl<P: Platform> Group<P> {
         }
         if thorough {
             self.look_for_garbage(fabric, &mut notices);
+            self.look_for_unreadable(fabric, &mut notices);
         }
         self.look_at_primary(fabric);
         self.look_for_deaths(fabric, &mut notices);
@@ -175,21 +176,23 @@ impl<P: Platform> Group<P> {
             );
             self.failed(id, Cause::Misbehaved, fabric, notices);
         }
-        self.look_for_unreadable(fabric, notices);
     }
 
     /// Nobody listens to those who do not lead. One whose ring cannot be read is
     /// found out before it does.
     fn look_for_unreadable(&mut self, fabric: &mut HostFabric, notices: &mut Vec<Notice>) {
-        let leader = self.leader();
-        let silent: Vec<_> = self
+        let ready: Vec<_> = self
             .members
             .iter()
-            .filter(|(id, member)| member.ready && !member.fenced && Some(**id) != leader)
+            .filter(|(_, member)| member.ready && !member.fenced)
             .map(|(&id, member)| (id, member.slot))
             .collect();
         let mut left_over = Vec::new();
-        for (id, slot) in silent {
+        for (id, slot) in ready {
+            // Who leads may change with each that is given up: from then on it is heard.
+            if self.leader() == Some(id) {
+                continue;
+            }
             let Some(outputs) = fabric.outputs(slot) else { continue };
             // What it said when it led is void.
             let mut received = Ok(true);
