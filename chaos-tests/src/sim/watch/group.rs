@@ -163,8 +163,11 @@ impl World {
         self.watch.given_up.insert(serial, self.now_us());
         let blamed = matches!(cause, Cause::Hung | Cause::Corrupt | Cause::Misbehaved);
         // Who cannot read a second one is not believed, true as it may be.
-        let disbelieved = cause == Cause::Misbehaved && self.watch.rings_spoiled > 1;
-        if blamed && !disbelieved && !self.bodies[&serial].touched {
+        let body = &self.bodies[&serial];
+        let page = body.runtime.as_ref().map(|runtime| runtime.fabric().page());
+        let accuses = page.is_some_and(|page| page.unreadable() != ReplicaId::NONE);
+        let disbelieved = cause == Cause::Misbehaved && accuses && self.watch.rings_spoiled > 1;
+        if blamed && !disbelieved && !body.touched {
             self.flaw("false-alarm", format_args!("{id} was given up ({cause:?}) and is well"));
         }
     }
