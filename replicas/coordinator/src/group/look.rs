@@ -295,6 +295,10 @@ impl<P: Platform> Group<P> {
                 && fabric.replica_page(slot).last_log_index() < end
         };
         let waits_for_others = self.members.iter().any(|(&id, m)| is_behind(id, m.slot));
+        // Who is behind has nothing to do until the leader sends it what it lacks.
+        let leader_sends = leader
+            .and_then(|id| self.members.get(&id)?.watch.as_ref())
+            .is_some_and(|watch| !watch.is_silent(now));
         // All of these have to acknowledge the new generation before anybody leads.
         let electors: BTreeSet<_> = match self.decisions.phase() {
             Phase::Electing { waiting, .. } => waiting.iter().copied().collect(),
@@ -315,6 +319,7 @@ impl<P: Platform> Group<P> {
                 continue;
             };
             let page = fabric.replica_page(member.slot);
+            let behind = is_behind(id, member.slot);
             let (waits, progress) = if Some(id) == leader {
                 // A candidate that is not elected has work, whether inputs wait or not.
                 let work = inputs_wait || primary.is_none();
@@ -323,9 +328,9 @@ impl<P: Platform> Group<P> {
             } else if electors.contains(&id) {
                 (true, page.generation().0)
             } else {
-                (is_behind(id, member.slot), page.last_log_index())
+                (behind && leader_sends, page.last_log_index())
             };
-            if waits {
+            if waits || behind {
                 due.push(member.slot);
             }
             // Under quorum, one that is on its way to a vote may have to lead.
