@@ -36,13 +36,31 @@ enum Item {
     Logged(Output),
     /// Answer to a query.
     Answer(Output),
-    Done(InputNo),
+}
+
+impl Item {
+    fn output(&self) -> &Output {
+        match self {
+            Self::Logged(output) | Self::Answer(output) => output,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Held {
     release: BatchNo,
     item: Item,
+}
+
+/// That all inputs up to one are answered, once that is so. Apart from the outputs:
+/// it often waits for inputs that nobody waits for, such as those of an open
+/// transaction, and no output has to wait for that.
+#[derive(Debug)]
+struct Note {
+    release: BatchNo,
+    done: InputNo,
+    /// How many outputs were ever held when it was made.
+    behind: u64,
 }
 
 /// Up to where the host has delivered.
@@ -67,6 +85,9 @@ impl Watermarks {
 #[derive(Debug, Default)]
 pub struct Outbox {
     held: VecDeque<Held>,
+    /// How many outputs were ever held.
+    held_ever: u64,
+    notes: VecDeque<Note>,
     /// How many outputs are held, by whom they are for.
     held_for: BTreeMap<Option<ConnId>, usize>,
     kept: VecDeque<Output>,
@@ -108,7 +129,7 @@ impl Outbox {
     /// Whether nothing waits for its release.
     #[must_use]
     pub fn nothing_held(&self) -> bool {
-        self.held.is_empty()
+        self.held.is_empty() && self.notes.is_empty()
     }
 
     /// As standby: keeps an output.
@@ -124,10 +145,10 @@ impl Outbox {
     }
 
     fn hold(&mut self, release: BatchNo, item: Item) {
-        if let Item::Logged(output) | Item::Answer(output) = &item {
-            self.bytes += output.payload_len() + OUTPUT_OVERHEAD_BYTES;
-            *self.held_for.entry(conn_of(output)).or_default() += 1;
-        }
+        let output = item.output();
+        self.bytes += output.payload_len() + OUTPUT_OVERHEAD_BYTES;
+        *self.held_for.entry(conn_of(output)).or_default() += 1;
+        self.held_ever += 1;
         self.held.push_back(Held { release, item });
     }
 
@@ -137,16 +158,27 @@ impl Outbox {
             return None;
         }
         let Held { item, .. } = self.held.pop_front()?;
-        if let Item::Logged(output) | Item::Answer(output) = &item {
-            let conn = conn_of(output);
-            let left = self.held_for.get(&conn).map_or(0, |held| held - 1);
-            if left == 0 {
-                self.held_for.remove(&conn);
-            } else {
-                self.held_for.insert(conn, left);
-            }
+        let conn = conn_of(item.output());
+        let left = self.held_for.get(&conn).map_or(0, |held| held - 1);
+        if left == 0 {
+            self.held_for.remove(&conn);
+        } else {
+            self.held_for.insert(conn, left);
         }
         Some(item)
+    }
+
+    /// The newest note that may leave; those before it are told with it.
+    fn take_note(&mut self) -> Option<InputNo> {
+        let gone = self.held_ever - self.held.len() as u64;
+        let mut done = None;
+        while let Some(note) =
+            self.notes.front().filter(|note| note.release <= self.released && note.behind <= gone)
+        {
+            done = Some(note.done);
+            self.notes.pop_front();
+        }
+        done
     }
 
     /// As primary: takes an output of a logged input; it leaves once `release` is
@@ -171,20 +203,20 @@ impl Outbox {
 
     /// As primary: every output of `no` has been taken.
     pub fn done(&mut self, release: BatchNo, no: InputNo, emit: &mut dyn FnMut(Emission<'_>)) {
-        if release <= self.released && self.held.is_empty() {
+        if release <= self.released && self.nothing_held() {
             return emit(Emission::Done(no));
         }
-        match self.held.back_mut() {
+        let behind = self.held_ever;
+        match self.notes.back_mut() {
             // It leaves with this one in any case.
-            Some(Held { release: last, item: Item::Done(done) }) if *last >= release => *done = no,
-            _ => self.hold(release, Item::Done(no)),
+            Some(last) if last.release >= release && last.behind == behind => last.done = no,
+            _ => self.notes.push_back(Note { release, done: no, behind }),
         }
     }
 
     /// Lets everything leave that waited for batches up to `batch`.
     pub fn release_through(&mut self, batch: BatchNo, emit: &mut dyn FnMut(Emission<'_>)) {
         self.released = self.released.max(batch);
-        let mut done = None;
         while let Some(item) = self.take_released() {
             match item {
                 Item::Logged(output) => {
@@ -195,11 +227,9 @@ impl Outbox {
                     self.bytes -= output.payload_len() + OUTPUT_OVERHEAD_BYTES;
                     emit(Emission::Output(&output));
                 }
-                Item::Done(no) => done = Some(no),
             }
         }
-        // One note for the whole run: everything up to the newest is out.
-        if let Some(no) = done {
+        if let Some(no) = self.take_note() {
             emit(Emission::Done(no));
         }
     }
@@ -215,7 +245,7 @@ impl Outbox {
 
     /// On promotion: everything kept leaves again, and batch numbers start over.
     pub fn emit_again(&mut self, emit: &mut dyn FnMut(Emission<'_>)) {
-        debug_assert!(self.held.is_empty(), "only a primary holds");
+        debug_assert!(self.nothing_held(), "only a primary holds");
         if !teeth::bites(Bug::ReleasedMarkKept) {
             self.released = BatchNo(0);
         }
@@ -232,7 +262,7 @@ impl Outbox {
     pub fn undelivered(&self, watermarks: Watermarks) -> Vec<Output> {
         let held = self.held.iter().filter_map(|held| match &held.item {
             Item::Logged(output) => Some(output),
-            Item::Answer(_) | Item::Done(_) => None,
+            Item::Answer(_) => None,
         });
         self.kept.iter().chain(held).filter(|o| !watermarks.passed(o)).cloned().collect()
     }

@@ -44,7 +44,8 @@ impl World {
             return None;
         }
         let host = self.host.as_ref()?;
-        let healthy = self.healthy_voters().len();
+        // Those that an operator has asked to do without may be gone any moment.
+        let healthy = self.healthy_voters().len().min(self.faults.factor.into());
         let needed = match self.plan.ack {
             AckPolicy::AllLive => 1,
             AckPolicy::Quorum => {

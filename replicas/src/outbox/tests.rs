@@ -66,10 +66,25 @@ fn an_open_transaction_holds_up_nobody_else() {
     }
     let replies: Vec<_> = (2..1000).map(|no| Left::Output(reply(no, 8))).collect();
     assert_eq!(left[1..], replies);
-    assert_eq!(outbox.held.len(), 1, "that all is done waits, as one note");
+    assert_eq!(outbox.notes.len(), 1, "that all is done waits, as one note");
     outbox.release_through(BatchNo(1), &mut note(&mut left));
     assert_eq!(left.last(), Some(&done(999)));
     assert!(outbox.nothing_held() && outbox.held_for.is_empty());
+}
+
+#[test]
+fn an_answer_waits_for_no_note_about_a_transaction() {
+    let (mut outbox, mut left) = (Outbox::default(), Vec::new());
+    outbox.logged(BatchNo(0), reply(1, 7), &mut note(&mut left));
+    outbox.done(BatchNo(2), InputNo(1), &mut note(&mut left));
+    outbox.logged(BatchNo(1), reply(2, 8), &mut note(&mut left));
+    outbox.done(BatchNo(2), InputNo(2), &mut note(&mut left));
+    outbox.release_through(BatchNo(1), &mut note(&mut left));
+    assert_eq!(left, [Left::Output(reply(1, 7)), Left::Output(reply(2, 8))]);
+    assert!(!outbox.nothing_held());
+    outbox.release_through(BatchNo(2), &mut note(&mut left));
+    assert_eq!(left[2..], [done(2)]);
+    assert!(outbox.nothing_held());
 }
 
 #[test]
