@@ -181,7 +181,9 @@ mod tests {
     #[test]
     fn moves_survive_every_overlap() {
         for len in (0..130).chain([500]) {
-            for (from, to) in [(0, 0), (0, 1), (1, 0), (0, 8), (8, 0), (0, 16), (3, 40), (70, 5), (0, 300)] {
+            for (from, to) in
+                [(0, 0), (0, 1), (1, 0), (0, 8), (8, 0), (0, 16), (3, 40), (70, 5), (0, 300)]
+            {
                 let mut memory = pattern();
                 let mut wanted = memory.clone();
                 wanted.copy_within(from..from + len, to);

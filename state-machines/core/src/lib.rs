@@ -11,6 +11,7 @@
 extern crate alloc;
 
 mod codec;
+pub mod executor;
 mod id;
 mod input;
 mod machine;

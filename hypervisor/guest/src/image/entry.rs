@@ -49,7 +49,7 @@ impl SelfTest {
     /// The test of the eight characters behind "selftest".
     const fn from_word(word: u64) -> Self {
         match &word.to_le_bytes() {
-            b"=panic\0\0" | b"=panic\0 " => Self::Panic,
+            [b'=', b'p', b'a', b'n', b'i', b'c', ..] => Self::Panic,
             b"=write-t" => Self::WriteText,
             b"=stack-o" => Self::StackOverflow,
             b"=out-of-" => Self::OutOfMemory,
@@ -87,19 +87,15 @@ macro_rules! entry {
 /// # Safety
 /// To be called once, first of all, with the physical end of RAM in bytes, whether
 /// the command line asks for a self-test, and the eight characters behind that.
-pub unsafe fn start(
-    ram_end: u64,
-    is_self_test: u64,
-    word: u64,
-    main: impl FnOnce(Machine),
-) -> ! {
+pub unsafe fn start(ram_end: u64, is_self_test: u64, word: u64, main: impl FnOnce(Machine)) -> ! {
     let mut heap_end = ram_end.min(RAM_MAX_BYTES);
     let self_test = (is_self_test != 0).then(|| SelfTest::from_word(word));
     if self_test.is_some() {
         failure::report_on_serial();
         // `boot.s` has put the exchange at the end of the memory.
-        heap_end = heap_end
-            .min((ram_end.saturating_sub(EXCHANGE_BYTES as u64) / RAM_GRAIN_BYTES) * RAM_GRAIN_BYTES);
+        heap_end = heap_end.min(
+            (ram_end.saturating_sub(EXCHANGE_BYTES as u64) / RAM_GRAIN_BYTES) * RAM_GRAIN_BYTES,
+        );
     }
     // SAFETY: once each, says the caller. `boot.s` has mapped the memory up to
     // `heap_end`, and nothing but the image is in what is beyond 2 MiB of it.
@@ -112,4 +108,13 @@ pub unsafe fn start(
     };
     main(Machine { exchange, heap_bytes, self_test });
     panic!("the program has ended");
+}
+
+/// Writes where the program's code is, which the processor refuses; for
+/// [`SelfTest::WriteText`].
+pub fn write_to_text() {
+    let text: fn() = write_to_text;
+    // SAFETY: pages of code are read-only: nothing is written, and the exception
+    // ends the machine.
+    unsafe { (text as *mut u8).write_volatile(0) };
 }

@@ -11,7 +11,7 @@ mod rehearsal;
 mod serial;
 mod shared;
 
-pub use entry::{Machine, SelfTest, start};
+pub use entry::{Machine, SelfTest, start, write_to_text};
 pub use port::debug_exit;
 pub use rehearsal::Rehearsal;
 pub use serial::Serial;
