@@ -104,7 +104,7 @@ unsafe extern "C" fn memset(to: *mut u8, byte: c_int, len: usize) -> *mut u8 {
     let byte = byte as u8;
     // SAFETY: the caller's range; the direction flag is clear, as everywhere.
     unsafe {
-        if len < 16 || len > SMALL {
+        if !(16..=SMALL).contains(&len) {
             asm!("rep stosb", inout("rcx") len => _, inout("rdi") to => _, in("al") byte,
                 options(nostack, preserves_flags));
         } else {

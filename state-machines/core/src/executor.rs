@@ -30,6 +30,13 @@ impl Sink for Vec<u8> {
     }
 }
 
+/// The state that is to be encoded.
+struct Frozen<S> {
+    /// Its digest, which was kept up as the state changed.
+    digest: Digest,
+    numbered: (InputNo, OutputNo, S),
+}
+
 /// See the module.
 ///
 /// It never panics, whatever a request holds. What it keeps between requests is
@@ -37,8 +44,7 @@ impl Sink for Vec<u8> {
 /// bounded.
 pub struct Executor<M: StateMachine> {
     numbered: Numbered<M>,
-    /// The state that is to be encoded, and its digest when it was frozen.
-    frozen: Option<(Digest, (InputNo, OutputNo, M::Snapshot))>,
+    frozen: Option<Frozen<M::Snapshot>>,
     /// The parts of a snapshot that is to be restored.
     parts: Vec<u8>,
     parts_max: usize,
@@ -100,7 +106,8 @@ impl<M: StateMachine> Executor<M> {
             Command::State => Answer::State(State::of(&self.numbered)),
             Command::Freeze => {
                 let state = State::of(&self.numbered);
-                self.frozen = Some((state.digest, self.numbered.freeze()));
+                let numbered = self.numbered.freeze();
+                self.frozen = Some(Frozen { digest: state.digest, numbered });
                 Answer::State(state)
             }
             Command::EncodeSnapshot => Answer::Snapshot(self.encode_snapshot()?),
@@ -127,9 +134,9 @@ impl<M: StateMachine> Executor<M> {
     /// A snapshot may be all that is left one day: that it can be restored, and to
     /// what it was taken from, is found out now.
     fn encode_snapshot(&mut self) -> Result<Vec<u8>, Refusal> {
-        let (digest, frozen) = self.frozen.take().ok_or(Refusal::NothingFrozen)?;
+        let Frozen { digest, numbered } = self.frozen.take().ok_or(Refusal::NothingFrozen)?;
         let mut bytes = Vec::new();
-        Numbered::<M>::encode(&frozen, &mut bytes);
+        Numbered::<M>::encode(&numbered, &mut bytes);
         restore::<M>(&bytes, digest)
             .map_err(|error| Corruption { what: format!("a snapshot of it: {error}") })?;
         Ok(bytes)

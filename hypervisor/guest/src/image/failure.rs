@@ -31,7 +31,10 @@ struct Words<'a> {
 
 impl Write for Words<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let fits = text.floor_char_boundary(WORDS_MAX - self.len);
+        let mut fits = text.len().min(WORDS_MAX - self.len);
+        while !text.is_char_boundary(fits) {
+            fits -= 1;
+        }
         self.room[self.len..][..fits].copy_from_slice(&text.as_bytes()[..fits]);
         self.len += fits;
         if fits == text.len() { Ok(()) } else { Err(fmt::Error) }

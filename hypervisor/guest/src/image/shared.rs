@@ -16,19 +16,22 @@ use crate::layout::{
     VERSION, WORDS_MAX, WORDS_OFFSET, word,
 };
 
-const BASE: *mut u8 = ptr::with_exposed_provenance_mut(EXCHANGE_VIRTUAL as usize);
+/// The byte of the exchange at this offset.
+fn at(offset: usize) -> *mut u8 {
+    ptr::with_exposed_provenance_mut(EXCHANGE_VIRTUAL as usize + offset)
+}
 
 pub(super) fn write_word(offset: usize, value: u64) {
     assert!(offset < WORDS_OFFSET && offset.is_multiple_of(8));
     // SAFETY: the exchange is mapped there, writable, and its words are below the
     // last words; nothing else refers to them.
-    unsafe { BASE.add(offset).cast::<u64>().write_volatile(value) };
+    unsafe { at(offset).cast::<u64>().write_volatile(value) };
 }
 
 pub(super) fn read_word(offset: usize) -> u64 {
     assert!(offset < WORDS_OFFSET && offset.is_multiple_of(8));
     // SAFETY: as for `write_word`.
-    unsafe { BASE.add(offset).cast::<u64>().read_volatile() }
+    unsafe { at(offset).cast::<u64>().read_volatile() }
 }
 
 /// Where the last words go.
@@ -37,7 +40,7 @@ pub(super) fn read_word(offset: usize) -> u64 {
 /// Nothing else may refer to them; so this is for the end, which comes once.
 pub(super) unsafe fn last_words() -> &'static mut [u8; WORDS_MAX] {
     // SAFETY: the exchange is mapped there, writable; the rest is the caller's.
-    unsafe { &mut *BASE.add(WORDS_OFFSET).cast() }
+    unsafe { &mut *at(WORDS_OFFSET).cast() }
 }
 
 /// See the module. There is one, and it is in the [`super::Machine`].
@@ -92,8 +95,8 @@ impl SharedExchange {
         // the two do not overlap.
         unsafe {
             (
-                slice::from_raw_parts(BASE.add(ANSWER_OFFSET), ANSWER_MAX),
-                slice::from_raw_parts_mut(BASE.add(REQUEST_OFFSET), REQUEST_MAX),
+                slice::from_raw_parts(at(ANSWER_OFFSET), ANSWER_MAX),
+                slice::from_raw_parts_mut(at(REQUEST_OFFSET), REQUEST_MAX),
             )
         }
     }
@@ -104,12 +107,12 @@ impl Exchange for SharedExchange {
         // SAFETY: the exchange is mapped there, and only reached through this value,
         // which cannot hand over to the monitor while it is borrowed; `request_len`
         // is at most REQUEST_MAX.
-        unsafe { slice::from_raw_parts(BASE.add(REQUEST_OFFSET), self.request_len) }
+        unsafe { slice::from_raw_parts(at(REQUEST_OFFSET), self.request_len) }
     }
 
     fn answer(&mut self) -> &mut [u8] {
         // SAFETY: as for `request`.
-        unsafe { slice::from_raw_parts_mut(BASE.add(ANSWER_OFFSET), ANSWER_MAX) }
+        unsafe { slice::from_raw_parts_mut(at(ANSWER_OFFSET), ANSWER_MAX) }
     }
 
     fn hand_over(&mut self, len_bytes: usize, more: bool) -> ControlFlow<()> {
