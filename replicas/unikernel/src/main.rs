@@ -35,7 +35,7 @@ fn main(machine: Machine) {
             image::debug_exit(EXIT_DONE);
         }
         Some(SelfTest::Panic) => panic!("as the command line asks for"),
-        Some(SelfTest::WriteText) => image::write_to_text(),
+        Some(SelfTest::Misdeed(misdeed)) => misdeed.commit(),
         Some(SelfTest::StackOverflow) => {
             black_box(deep(u64::MAX));
         }

@@ -4,6 +4,7 @@ use core::arch::global_asm;
 
 use super::failure;
 use super::heap;
+use super::misdeed::Misdeed;
 use super::shared::SharedExchange;
 use crate::layout::{
     EXCHANGE_BYTES, EXCHANGE_GPA, EXCHANGE_VIRTUAL, FailureKind, PORT_DEBUG_EXIT, PORT_FAILED,
@@ -37,12 +38,13 @@ pub enum SelfTest {
     Script,
     /// `selftest=panic`: to panic.
     Panic,
-    /// `selftest=write-text`: to write where its code is.
-    WriteText,
     /// `selftest=stack-overflow`: to use more stack than there is.
     StackOverflow,
     /// `selftest=out-of-memory`: to use more memory than there is.
     OutOfMemory,
+    /// `selftest=write-text`, `=execute-data`, `=read-tables`, `=other-port`: to do
+    /// what ring 3 must not be able to.
+    Misdeed(Misdeed),
 }
 
 impl SelfTest {
@@ -50,7 +52,10 @@ impl SelfTest {
     const fn from_word(word: u64) -> Self {
         match &word.to_le_bytes() {
             [b'=', b'p', b'a', b'n', b'i', b'c', ..] => Self::Panic,
-            b"=write-t" => Self::WriteText,
+            b"=write-t" => Self::Misdeed(Misdeed::WriteText),
+            b"=execute" => Self::Misdeed(Misdeed::ExecuteData),
+            b"=read-ta" => Self::Misdeed(Misdeed::ReadTables),
+            b"=other-p" => Self::Misdeed(Misdeed::OtherPort),
             b"=stack-o" => Self::StackOverflow,
             b"=out-of-" => Self::OutOfMemory,
             _ => Self::Script,
@@ -108,13 +113,4 @@ pub unsafe fn start(ram_end: u64, is_self_test: u64, word: u64, main: impl FnOnc
     };
     main(Machine { exchange, heap_bytes, self_test });
     panic!("the program has ended");
-}
-
-/// Writes where the program's code is, which the processor refuses; for
-/// [`SelfTest::WriteText`].
-pub fn write_to_text() {
-    let text: fn() = write_to_text;
-    // SAFETY: pages of code are read-only: nothing is written, and the exception
-    // ends the machine.
-    unsafe { (text as *mut u8).write_volatile(0) };
 }

@@ -46,13 +46,14 @@ pub(super) fn fail(kind: FailureKind, why: fmt::Arguments<'_>) -> ! {
     if ENDING.swap(true, Ordering::Relaxed) {
         port::failed();
     }
+    // First: saying why may fail too.
+    write_word(word::FAILURE, kind as u64);
     // SAFETY: ENDING lets nobody else come here.
     let room = unsafe { last_words() };
     let mut words = Words { room, len: 0 };
     // What does not fit is left out.
     let _ = words.write_fmt(why);
     write_word(word::WORDS_LEN, words.len as u64);
-    write_word(word::FAILURE, kind as u64);
     if !MONITORED.load(Ordering::Relaxed) {
         let _ = writeln!(Serial, "failed: {kind:?}: {why}");
         port::debug_exit(EXIT_FAILED);

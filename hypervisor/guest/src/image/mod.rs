@@ -6,12 +6,14 @@
 mod entry;
 mod failure;
 mod heap;
+mod misdeed;
 mod port;
 mod rehearsal;
 mod serial;
 mod shared;
 
-pub use entry::{Machine, SelfTest, start, write_to_text};
+pub use entry::{Machine, SelfTest, start};
+pub use misdeed::Misdeed;
 pub use port::debug_exit;
 pub use rehearsal::Rehearsal;
 pub use serial::Serial;

@@ -142,7 +142,12 @@ fn every_way_to_fail_is_reported() {
         ("selftest=panic", &["Panic: panicked at replicas/unikernel/src/main.rs"][..]),
         // A write (2) by ring 3 (4) to a page that is there (1).
         ("selftest=write-text", &["Exception: 14 error 0x7 ", "cr2 0xffffffff802"]),
-        // And to one that is not: the guard below the stack.
+        // The fetch of an instruction (16) from a page of data.
+        ("selftest=execute-data", &["Exception: 14 error 0x15 "]),
+        // A read of a page that is not for ring 3.
+        ("selftest=read-tables", &["Exception: 14 error 0x5 ", "cr2 0xffffffff80201000"]),
+        ("selftest=other-port", &["Exception: 13 error 0x0 "]),
+        // A write to a page that is not there: the guard below the stack.
         ("selftest=stack-overflow", &["Exception: 14 error 0x6 ", "cr2 0xffffffff802acf"]),
         ("selftest=out-of-memory", &["OutOfMemory: 100000 bytes wanted"]),
     ] {
