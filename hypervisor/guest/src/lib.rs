@@ -2,8 +2,9 @@
 //! a bare-metal image needs.
 //!
 //! An image is a program without an operating system, linked by `link.ld`. Its
-//! `main` is named with [`entry!`] and gets a [`image::Machine`]; all of it runs in
-//! ring 3. What goes wrong there ends the machine, with a report in the exchange.
+//! `main` is named with the macro `entry` and gets an `image::Machine`; all of it
+//! runs in ring 3. What goes wrong there ends the machine, with a report in the
+//! exchange.
 #![no_std]
 
 mod exchange;

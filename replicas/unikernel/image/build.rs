@@ -43,11 +43,12 @@ const RUSTFLAGS: &[&str] = &[
     "-Clink-arg=-Wl,--gc-sections",
 ];
 
-/// Variables for cargo and the compiler that say where things are. Others, such as
-/// flags, wrappers, profiles and what cargo tells a build script, are meant for the
-/// build around this one.
+/// Beginnings of the names of variables that say where things are: cargo, the
+/// compiler, crates, the turn on a processor. Others for cargo or the compiler, such
+/// as flags, wrappers, profiles and what cargo tells a build script, are meant for
+/// the build around this one.
 const KEPT: &[&str] =
-    &["CARGO", "CARGO_HOME", "CARGO_MAKEFLAGS", "RUSTC", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
+    &["CARGO_HOME", "CARGO_MAKEFLAGS", "CARGO_REGISTR", "CARGO_SOURCE_", "RUSTUP_"];
 
 fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -75,7 +76,7 @@ fn build(root: &Path, target: &Path) -> PathBuf {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         let for_cargo = text.starts_with("CARGO") || text.starts_with("RUST");
-        if for_cargo && !KEPT.contains(&&*text) {
+        if for_cargo && !KEPT.iter().any(|kept| text.starts_with(kept)) {
             cargo.env_remove(&name);
         }
     }
@@ -83,6 +84,7 @@ fn build(root: &Path, target: &Path) -> PathBuf {
     let flags: Vec<_> = RUSTFLAGS.iter().copied().chain([&*script]).collect();
     let status = cargo
         .current_dir(root)
+        .env("RUSTC", variable("RUSTC"))
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .args(["build", "--locked", "--offline", "--profile", "unikernel", "--target", TARGET])
         .args(["-p", "unikernel", "--bin", "unikernel", "--features", "image", "--target-dir"])
