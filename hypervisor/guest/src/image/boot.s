@@ -27,7 +27,8 @@
 .set READ, PRESENT | 0x20
 .set WRITE, PRESENT | WRITABLE | 0x60 | NO_EXECUTE
 
-# The selectors are Linux': other ones are slow where ring 0 is interpreted.
+# The selectors are Linux': with others, a hypervisor that interprets ring 0 may not
+# run ring 3 natively.
 .set KERNEL_CODE, 0x10
 .set KERNEL_DATA, 0x18
 .set USER_DATA, 0x2b
