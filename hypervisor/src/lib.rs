@@ -1,6 +1,7 @@
 //! What a hypervisor gives to the replicas of a component, on a plain Linux
 //! host: domains (processes for now), shared memory, rings, doorbells, heartbeat
-//! pages, a quick death notice, a sandbox, and the monitor that judges hangs.
+//! pages, a quick death notice, a sandbox, the monitor that judges hangs, and
+//! small virtual machines.
 //!
 //! All `unsafe` code of the project is in this crate; what it exports is safe.
 //! The other side of any shared memory is taken to be hostile and mortal at any
@@ -11,6 +12,7 @@ pub mod decision;
 pub mod domain;
 pub mod fabric;
 pub mod id;
+pub mod kvm;
 pub mod memory;
 pub mod monitor;
 pub mod ring;
