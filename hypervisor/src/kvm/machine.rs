@@ -170,7 +170,7 @@ impl Machine {
         answer: &mut Vec<u8>,
         answer_limit: usize,
     ) -> Result<Outcome, KvmError> {
-        if self.phase == Phase::Booting {
+        if self.phase == Phase::Booting && !self.control.is_stopped() {
             return Err(KvmError::NotReady);
         }
         let begin = answer.len();

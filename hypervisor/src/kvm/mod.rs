@@ -15,8 +15,9 @@
 //! `gettid`, and `rt_sigreturn` when the machine is stopped. For a [`Stopper`]:
 //! `getpid`, and `tgkill` of a thread of its own process. For both: `futex`, and
 //! what the allocator needs (`mmap`, `mremap`, `munmap`, `brk`). For dropping a
-//! machine: `munmap` and `close`. For [`Machine::resident_bytes`]: `mincore`.
-//! Booting opens `/dev/kvm` and makes many other requests; it has to happen before.
+//! machine: `munmap` and `close`, and `fcntl` with `F_GETFD` in debug builds. For
+//! [`Machine::resident_bytes`]: `mincore`. Booting opens `/dev/kvm` and makes many
+//! other requests; it has to happen before.
 
 mod availability;
 #[cfg(target_arch = "x86_64")]

@@ -67,6 +67,7 @@ fn a_machine_can_be_stopped_before_it_runs() {
     .join()
     .expect("stopped");
     assert_eq!(machine.run().expect("stopped"), Exit::Stopped);
+    assert_eq!(machine.call(&[], &mut Vec::new(), 0).expect("stopped"), Outcome::Stopped);
     let mut machine = ready(&in_ring_3(programs::echo()));
     machine.stopper().stop();
     let mut answer = vec![1];
