@@ -191,7 +191,8 @@ impl Stopper {
     }
 
     /// Orders the machine to stop, and does not wait for it. What runs returns
-    /// `Stopped`, as does every later attempt to run it.
+    /// `Stopped`, as does every later attempt to run it. Only
+    /// [`Stopper::confirm`] makes sure that the order has arrived.
     pub fn stop(&self) {
         let mut state = self.control.lock();
         state.stopped = true;

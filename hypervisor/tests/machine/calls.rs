@@ -107,21 +107,37 @@ fn memory_has_to_be_of_a_possible_size() {
     assert!((8192..1 << 20).contains(&resident), "{resident} bytes are resident");
 }
 
-/// A machine gives back all that it had, even with a stopper left.
+/// A machine gives back all that it had, even with a stopper left. Other tests have
+/// some machines at the same time, but not so many.
 #[test]
 fn a_dropped_machine_leaves_nothing() {
+    const MACHINES: usize = 64;
     if !usable("a_dropped_machine_leaves_nothing") {
         return;
     }
-    let descriptors = || {
-        let links = std::fs::read_dir("/proc/self/fd").expect("/proc").flatten();
-        let names = links.filter_map(|link| std::fs::read_link(link.path()).ok());
-        names.filter(|name| name.to_string_lossy().contains("kvm-v")).count()
+    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("/proc").count();
+    let mapped = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc");
+        maps.matches("kvm-vcpu").count()
     };
-    let machines: Vec<Machine> = (0..3).map(|_| ready(&image(programs::yielding()))).collect();
-    assert!(descriptors() >= 6, "of a machine and its processor");
-    let stoppers: Vec<_> = machines.iter().map(Machine::stopper).collect();
-    drop(machines);
+    let virtual_pages = || -> usize {
+        let sizes = std::fs::read_to_string("/proc/self/statm").expect("/proc");
+        sizes.split(' ').next().and_then(|pages| pages.parse().ok()).expect("a number")
+    };
+    let image = image(programs::yielding());
+    let memory_bytes = layout::RAM_MAX_BYTES;
+    let config = MachineConfig { memory_bytes, command_line: String::new() };
+    let before = (descriptors(), mapped(), virtual_pages());
+    let stoppers: Vec<_> = (0..MACHINES)
+        .map(|_| {
+            let mut machine = Machine::boot(&image, &config).expect("a machine");
+            assert_eq!(machine.run().expect("KVM works"), Exit::Yielded);
+            machine.stopper()
+        })
+        .collect();
+    assert!(descriptors() < before.0 + MACHINES);
+    assert!(mapped() < before.1 + MACHINES);
+    assert!(virtual_pages() < before.2 + MACHINES / 2 * (memory_bytes as usize / 4096));
     for stopper in stoppers {
         stopper.stop();
         assert!(stopper.confirm(Duration::ZERO));

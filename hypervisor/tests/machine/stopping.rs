@@ -112,6 +112,28 @@ fn an_order_to_stop_is_never_lost() {
     }
 }
 
+/// A guest that answers byte by byte for ever keeps nobody from stopping it.
+#[test]
+fn a_dripping_answer_is_stopped() {
+    use guest::layout::word;
+    if !usable("a_dripping_answer_is_stopped") {
+        return;
+    }
+    let mut machine = ready(&in_ring_3(programs::obedient()));
+    let stopper = machine.stopper();
+    let runner = thread::spawn(move || {
+        let request = [word::ANSWER_LEN as u64, 1, word::MORE as u64, 1].map(u64::to_le_bytes);
+        let mut answer = vec![1];
+        let outcome = machine.call(request.as_flattened(), &mut answer, usize::MAX);
+        (outcome.expect("KVM works"), answer)
+    });
+    thread::sleep(Duration::from_millis(20));
+    assert!(!runner.is_finished(), "it drips on");
+    stopper.stop();
+    assert!(stopper.confirm(PATIENCE));
+    assert_eq!(runner.join().expect("no panic"), (Outcome::Stopped, vec![1]));
+}
+
 /// Signals that mean nothing, as a debugger or a stopped process brings, do not
 /// end a run.
 #[test]
@@ -141,6 +163,7 @@ fn other_signals_do_not_stop_a_machine() {
     }
     assert!(!runner.is_finished(), "it loops on");
     stopper.stop();
+    assert!(stopper.confirm(PATIENCE));
     assert_eq!(runner.join().expect("no panic"), Exit::Stopped);
 }
 
