@@ -107,6 +107,7 @@ mod tests {
 
     impl StateMachine for Counter {
         type Snapshot = u64;
+        type Cursor = ();
 
         fn classify(_: &Input<'_>) -> Class {
             Class::Command
@@ -137,8 +138,9 @@ mod tests {
             self.0
         }
 
-        fn encode(count: &u64, out: &mut Vec<u8>) {
+        fn encode_part(count: &u64, (): &mut (), out: &mut Vec<u8>) -> bool {
             out.extend_from_slice(&count.to_le_bytes());
+            true
         }
 
         fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {

@@ -52,6 +52,7 @@ pub(crate) struct Tally {
 
 impl StateMachine for Tally {
     type Snapshot = Self;
+    type Cursor = ();
 
     fn classify(input: &Input<'_>) -> Class {
         match input {
@@ -98,8 +99,9 @@ impl StateMachine for Tally {
         self.clone()
     }
 
-    fn encode(tally: &Self, out: &mut Vec<u8>) {
+    fn encode_part(tally: &Self, (): &mut (), out: &mut Vec<u8>) -> bool {
         out.extend_from_slice(&tally.value.to_le_bytes());
+        true
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {

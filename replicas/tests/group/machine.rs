@@ -98,6 +98,7 @@ impl Board {
 
 impl StateMachine for Board {
     type Snapshot = Self;
+    type Cursor = ();
 
     fn classify(input: &Input<'_>) -> Class {
         match input {
@@ -159,7 +160,7 @@ impl StateMachine for Board {
         self.clone()
     }
 
-    fn encode(board: &Self, out: &mut Vec<u8>) {
+    fn encode_part(board: &Self, (): &mut (), out: &mut Vec<u8>) -> bool {
         let mut word = |word: u64| out.extend_from_slice(&word.to_le_bytes());
         word(board.as_of);
         word(board.watchers.len() as u64);
@@ -174,6 +175,7 @@ impl StateMachine for Board {
         };
         values(0, &board.values);
         board.transactions.iter().for_each(|(conn, tx)| values(conn.0, tx));
+        true
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {

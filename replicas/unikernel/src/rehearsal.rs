@@ -5,16 +5,23 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
-use state_machine::executor::{Answer, Command, Sink};
-use state_machine::{ConnId, Digest, DomId, Input, InputNo, Mixer, Output, Reader};
+use state_machine::executor::{Answer, Command, Sink, State};
+use state_machine::{ConnId, DomId, Input, InputNo, Mixer, Numbered, Output, Reader};
+use xenstore::Xenstore;
 use xenstore::wire::{MessageType, frame, split};
 
 /// Writes of a request that is to be large, and the bytes of each.
 const BULK: (u64, usize) = (300, 3000);
-/// Requests of that kind: so many that a snapshot takes more than one part.
+/// Requests of that kind.
 const BULKS: u64 = 4;
+/// Parts of a snapshot that are asked for at once: too many for one part of an
+/// answer, and not all there are.
+const PARTS_AT_ONCE: usize = 6;
 /// Bytes of a snapshot that go back in one request.
 const PART_BYTES: usize = 900 * 1024;
+/// Steps after which the script is over in any case: the last part of a snapshot
+/// may never come.
+const STEPS_MAX: u64 = 50;
 
 /// Plays the monitor of an executor of [`xenstore::Xenstore`], and writes what it
 /// sees: a line each answer, or one for many.
@@ -25,8 +32,12 @@ pub struct Rehearsal<W> {
     last_input: u64,
     answer: Vec<u8>,
     parts: u32,
-    snapshot: Vec<u8>,
-    digest: Digest,
+    /// The state that was told of last.
+    state: Option<State>,
+    /// What is there of the machine's encoding.
+    encoding: Vec<u8>,
+    /// The whole snapshot, and the step that brought the last part of it.
+    snapshot: Option<(Vec<u8>, u64)>,
 }
 
 /// Text of bytes.
@@ -47,8 +58,9 @@ impl<W: Write> Rehearsal<W> {
             last_input: 0,
             answer: Vec::new(),
             parts: 0,
-            snapshot: Vec::new(),
-            digest: Digest(0),
+            state: None,
+            encoding: Vec::new(),
+            snapshot: None,
         }
     }
 
@@ -85,8 +97,6 @@ impl<W: Write> Rehearsal<W> {
     fn request(&mut self) -> Option<Vec<u8>> {
         let out = &mut Vec::new();
         let bulks = 2..2 + BULKS;
-        let frozen = bulks.end;
-        let parts = self.snapshot.len().div_ceil(PART_BYTES) as u64;
         match self.step {
             1 => {
                 self.apply(Input::Boot, out);
@@ -106,33 +116,51 @@ impl<W: Write> Rehearsal<W> {
                     self.ask(MessageType::Write, &payload, out);
                 }
             }
-            step if step == frozen => {
+            step if step == bulks.end => {
                 Command::Scrub { budget: 1 }.encode(out);
                 Command::Scrub { budget: u64::MAX }.encode(out);
                 Command::Freeze.encode(out);
-                Command::EncodeSnapshot.encode(out);
             }
-            step if step <= frozen + parts => {
-                let from = (step - frozen - 1) as usize * PART_BYTES;
-                let bytes = &self.snapshot[from..self.snapshot.len().min(from + PART_BYTES)];
-                Command::RestorePart { bytes }.encode(out);
-                if step == frozen + parts {
-                    Command::RestoreEnd { digest: self.digest }.encode(out);
+            STEPS_MAX.. => return None,
+            step => match &self.snapshot {
+                None => {
+                    // What is written between two parts is in neither.
+                    self.ask(MessageType::Write, b"/later\0value", out);
+                    (0..PARTS_AT_ONCE).for_each(|_| Command::EncodeSnapshot.encode(out));
+                }
+                Some((_, encoded)) => return self.request_after(step - encoded),
+            },
+        }
+        Some(core::mem::take(out))
+    }
+
+    /// The request this many steps after the last part of the snapshot has come.
+    fn request_after(&mut self, step: u64) -> Option<Vec<u8>> {
+        let out = &mut Vec::new();
+        let (snapshot, _) = self.snapshot.as_ref()?;
+        let mut parts = snapshot.chunks(PART_BYTES);
+        let after = step.checked_sub(parts.len() as u64);
+        match after {
+            None | Some(0) => {
+                Command::RestorePart { bytes: parts.nth(step as usize - 1)? }.encode(out);
+                if after.is_some() {
+                    Command::RestoreEnd { digest: self.state?.digest }.encode(out);
                 }
             }
-            step if step == frozen + parts + 1 => {
+            Some(1) => {
+                self.ask(MessageType::Read, b"/later\0", out);
                 self.ask(MessageType::Directory, b"/bulk\0", out);
                 Command::FlipBit { seed: 3 }.encode(out);
                 Command::Scrub { budget: u64::MAX }.encode(out);
             }
-            step if step == frozen + parts + 2 => out.extend_from_slice(b"\xff garbage"),
-            _ => return None,
+            Some(2) => out.extend_from_slice(b"\xff garbage"),
+            Some(_) => return None,
         }
         Some(core::mem::take(out))
     }
 
     fn note(&mut self) -> fmt::Result {
-        let Self { transcript, step, answer, parts, snapshot, digest, .. } = self;
+        let Self { transcript, step, answer, parts, state, encoding, snapshot, .. } = self;
         writeln!(transcript, "step {step}: {} bytes in {parts} parts", answer.len())?;
         let mut reader = Reader::new(answer);
         let mut outputs = 0_u64;
@@ -158,14 +186,21 @@ impl<W: Write> Rehearsal<W> {
                         }
                     }
                 }
-                Ok(Answer::State(state)) => {
-                    *digest = state.digest;
-                    writeln!(transcript, "  {state:?}")?;
+                Ok(Answer::State(told)) => {
+                    *state = Some(told);
+                    writeln!(transcript, "  {told:?}")?;
                 }
-                Ok(Answer::Snapshot(bytes)) => {
+                Ok(Answer::Snapshot { last, bytes }) => {
                     let mixed = mixed(&bytes);
-                    writeln!(transcript, "  snapshot of {} bytes {mixed:x}", bytes.len())?;
-                    *snapshot = bytes;
+                    let len = bytes.len();
+                    writeln!(transcript, "  snapshot, last {last}: {len} bytes {mixed:x}")?;
+                    encoding.extend_from_slice(&bytes);
+                    if let (true, Some(state)) = (last, &state) {
+                        let mut framed = Vec::new();
+                        let State { last_input, last_output, .. } = *state;
+                        Numbered::<Xenstore>::frame(last_input, last_output, encoding, &mut framed);
+                        *snapshot = Some((framed, *step));
+                    }
                 }
                 Ok(other) => writeln!(transcript, "  {other:?}")?,
                 Err(error) => return writeln!(transcript, "  no answer: {error}"),

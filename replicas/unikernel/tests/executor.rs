@@ -1,7 +1,7 @@
 //! A xenstore behind commands is the same as one that is called directly.
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
-use state_machine::executor::{Answer, Command, Executor, Refusal, State, machine_part};
+use state_machine::executor::{Answer, Command, Executor, Refusal, State};
 use state_machine::{
     ConnId, Corruption, DomId, Input, InputNo, Numbered, Output, Reader, StateMachine, mix64,
 };
@@ -91,7 +91,7 @@ impl Step {
     }
 }
 
-type Frozen = (InputNo, state_machine::OutputNo, <Xenstore as StateMachine>::Snapshot);
+type Frozen = (<Xenstore as StateMachine>::Snapshot, <Xenstore as StateMachine>::Cursor);
 
 /// What the answer has to be, from calls of the machine itself.
 fn direct(
@@ -118,16 +118,20 @@ fn direct(
         }
         Command::State => Ok(Answer::State(state(machine))),
         Command::Freeze => {
-            *frozen = Some(machine.freeze());
+            *frozen = Some((machine.machine().freeze(), Default::default()));
             Ok(Answer::State(state(machine)))
         }
-        Command::EncodeSnapshot => {
-            Ok(frozen.take().map_or(Answer::Refused(Refusal::NothingFrozen), |frozen| {
+        Command::EncodeSnapshot => Ok(match frozen {
+            Some((snapshot, cursor)) => {
                 let mut bytes = Vec::new();
-                Numbered::<Xenstore>::encode(&frozen, &mut bytes);
-                Answer::Snapshot(bytes)
-            }))
-        }
+                let last = Xenstore::encode_part(snapshot, cursor, &mut bytes);
+                if last {
+                    *frozen = None;
+                }
+                Answer::Snapshot { last, bytes }
+            }
+            None => Answer::Refused(Refusal::NothingFrozen),
+        }),
         Command::Scrub { budget } => {
             machine.machine_mut().scrub(budget as usize).map(Answer::Scrubbed)
         }
@@ -202,16 +206,22 @@ fn ask(executor: &mut Executor<Xenstore>, commands: &[Command<'_>]) -> Vec<Answe
 fn a_snapshot_makes_another_executor_the_same() {
     fn property(steps: Vec<Step>, others: Vec<Step>, part: usize) -> bool {
         let (mut executor, state) = after(&steps);
-        let [Answer::State(frozen), Answer::Snapshot(bytes)] =
-            &ask(&mut executor, &[Command::Freeze, Command::EncodeSnapshot])[..]
-        else {
-            panic!("a snapshot")
-        };
-        assert_eq!(*frozen, state);
-        let machine = Xenstore::restore(machine_part(bytes).unwrap()).unwrap();
+        assert_eq!(ask(&mut executor, &[Command::Freeze]), [Answer::State(state)]);
+        let mut encoding = Vec::new();
+        loop {
+            let answers = ask(&mut executor, &[Command::EncodeSnapshot]);
+            let [Answer::Snapshot { last, bytes }] = &answers[..] else { panic!("{answers:?}") };
+            encoding.extend_from_slice(bytes);
+            if *last {
+                break;
+            }
+        }
+        let machine = Xenstore::restore(&encoding).unwrap();
         let mut own = Vec::new();
         Xenstore::encode(&machine.freeze(), &mut own);
-        assert_eq!(own, machine_part(bytes).unwrap());
+        assert_eq!(own, encoding);
+        let mut bytes = Vec::new();
+        Numbered::<Xenstore>::frame(state.last_input, state.last_output, &encoding, &mut bytes);
 
         let (mut other, _) = after(&others);
         for bytes in bytes.chunks(part % 1000 + 1) {

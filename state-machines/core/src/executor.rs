@@ -9,14 +9,13 @@ mod command;
 #[cfg(test)]
 mod tests;
 
-use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-pub use answer::{Answer, Refusal, State, machine_part};
+pub use answer::{Answer, Refusal, State};
 pub use command::Command;
 
-use crate::{Corruption, Digest, InputNo, Numbered, OutputNo, Reader, StateMachine};
+use crate::{Digest, Numbered, Reader, StateMachine};
 
 /// Takes answers, a piece at a time.
 pub trait Sink {
@@ -30,13 +29,6 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// The state that is to be encoded.
-struct Frozen<S> {
-    /// Its digest, which was kept up as the state changed.
-    digest: Digest,
-    numbered: (InputNo, OutputNo, S),
-}
-
 /// See the module.
 ///
 /// It never panics, whatever a request holds. What it keeps between requests is
@@ -44,7 +36,8 @@ struct Frozen<S> {
 /// bounded.
 pub struct Executor<M: StateMachine> {
     numbered: Numbered<M>,
-    frozen: Option<Frozen<M::Snapshot>>,
+    /// The state that is to be encoded, and how much of it is.
+    frozen: Option<(M::Snapshot, M::Cursor)>,
     /// The parts of a snapshot that is to be restored.
     parts: Vec<u8>,
     parts_max: usize,
@@ -81,7 +74,7 @@ impl<M: StateMachine> Executor<M> {
             answer.encode_head(&mut self.scratch);
             answers.put(&self.scratch);
             match &answer {
-                Answer::Snapshot(bytes) => answers.put(bytes),
+                Answer::Snapshot { bytes, .. } => answers.put(bytes),
                 Answer::Refused(refusal) if refusal.is_final() => return,
                 _ => {}
             }
@@ -105,12 +98,10 @@ impl<M: StateMachine> Executor<M> {
             }
             Command::State => Answer::State(State::of(&self.numbered)),
             Command::Freeze => {
-                let state = State::of(&self.numbered);
-                let numbered = self.numbered.freeze();
-                self.frozen = Some(Frozen { digest: state.digest, numbered });
-                Answer::State(state)
+                self.frozen = Some((self.numbered.machine().freeze(), M::Cursor::default()));
+                Answer::State(State::of(&self.numbered))
             }
-            Command::EncodeSnapshot => Answer::Snapshot(self.encode_snapshot()?),
+            Command::EncodeSnapshot => self.encode_part()?,
             Command::RestorePart { bytes } => {
                 self.take_part(bytes)?;
                 Answer::Done
@@ -131,15 +122,14 @@ impl<M: StateMachine> Executor<M> {
         })
     }
 
-    /// A snapshot may be all that is left one day: that it can be restored, and to
-    /// what it was taken from, is found out now.
-    fn encode_snapshot(&mut self) -> Result<Vec<u8>, Refusal> {
-        let Frozen { digest, numbered } = self.frozen.take().ok_or(Refusal::NothingFrozen)?;
+    fn encode_part(&mut self) -> Result<Answer, Refusal> {
+        let (snapshot, cursor) = self.frozen.as_mut().ok_or(Refusal::NothingFrozen)?;
         let mut bytes = Vec::new();
-        Numbered::<M>::encode(&numbered, &mut bytes);
-        restore::<M>(&bytes, digest)
-            .map_err(|error| Corruption { what: format!("a snapshot of it: {error}") })?;
-        Ok(bytes)
+        let last = M::encode_part(snapshot, cursor, &mut bytes);
+        if last {
+            self.frozen = None;
+        }
+        Ok(Answer::Snapshot { last, bytes })
     }
 
     fn take_part(&mut self, bytes: &[u8]) -> Result<(), Refusal> {

@@ -54,6 +54,9 @@ pub trait StateMachine: Sized + Default {
     /// A frozen copy of the state, cheap to take and readable in another thread.
     type Snapshot: Send + 'static;
 
+    /// Where the encoding of a snapshot has got to; at first, at its beginning.
+    type Cursor: Default;
+
     /// What `input` may change. Depends on the input alone.
     fn classify(input: &Input<'_>) -> Class;
 
@@ -89,8 +92,18 @@ pub trait StateMachine: Sized + Default {
     /// Freezes the state for a snapshot; O(1), or close to it.
     fn freeze(&self) -> Self::Snapshot;
 
-    /// Writes a frozen state in a portable form.
-    fn encode(snapshot: &Self::Snapshot, out: &mut Vec<u8>);
+    /// Appends the next part of a frozen state in a portable form, and moves the
+    /// cursor behind it. Returns whether it was the last part; then there is no
+    /// other to be asked for. A part takes at most about as long as a few hundred
+    /// inputs: whoever has other things to do can do them between two parts.
+    fn encode_part(snapshot: &Self::Snapshot, cursor: &mut Self::Cursor, out: &mut Vec<u8>)
+    -> bool;
+
+    /// Writes a frozen state in a portable form: all parts, one after the other.
+    fn encode(snapshot: &Self::Snapshot, out: &mut Vec<u8>) {
+        let mut cursor = Self::Cursor::default();
+        while !Self::encode_part(snapshot, &mut cursor, out) {}
+    }
 
     /// The state that [`Self::encode`] wrote.
     ///

@@ -136,11 +136,18 @@ impl<M: StateMachine> Numbered<M> {
 
     /// Writes a frozen state.
     pub fn encode(frozen: &(InputNo, OutputNo, M::Snapshot), out: &mut Vec<u8>) {
-        out.extend_from_slice(&frozen.0.0.to_le_bytes());
-        out.extend_from_slice(&frozen.1.0.to_le_bytes());
+        let (last_input, last_output, snapshot) = frozen;
         let mut machine = Vec::new();
-        M::encode(&frozen.2, &mut machine);
-        put_block(out, &machine);
+        M::encode(snapshot, &mut machine);
+        Self::frame(*last_input, *last_output, &machine, out);
+    }
+
+    /// Writes a frozen state as [`Self::encode`] does; `machine` is the machine's own
+    /// encoding.
+    pub fn frame(last_input: InputNo, last_output: OutputNo, machine: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(&last_input.0.to_le_bytes());
+        out.extend_from_slice(&last_output.0.to_le_bytes());
+        put_block(out, machine);
     }
 
     /// The state that [`Self::encode`] wrote, taken off the front of `reader`.

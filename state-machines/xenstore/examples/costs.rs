@@ -166,12 +166,30 @@ fn run(nodes: usize, flat: bool) {
     let mut bytes = Vec::new();
     Xenstore::encode(&bench.machine.freeze(), &mut bytes);
     let encoded = start.elapsed();
+    let (frozen, mut cursor, mut parts) = (bench.machine.freeze(), Default::default(), Vec::new());
+    let mut is_last = false;
+    while !is_last {
+        let mut part = Vec::new();
+        let start = Instant::now();
+        is_last = Xenstore::encode_part(&frozen, &mut cursor, &mut part);
+        parts.push((start.elapsed(), part.len()));
+    }
     let start = Instant::now();
     let restored = Xenstore::restore(&bytes).expect("a snapshot");
     println!(
         "  snapshot of {} bytes: encoded in {encoded:.1?}, restored in {:.1?}",
         bytes.len(),
         start.elapsed()
+    );
+    let (first, last) = (parts[0], parts[parts.len() - 1]);
+    let mut of_nodes = parts[1..parts.len() - 1].to_vec();
+    of_nodes.sort_unstable();
+    println!(
+        "  its {} parts: first {first:.1?}, last {last:.1?}; of nodes, in the middle {:.1?}, the \
+         slowest {:.1?}",
+        parts.len(),
+        of_nodes[of_nodes.len() / 2],
+        of_nodes[of_nodes.len() - 1],
     );
     assert_eq!(restored.digest(), bench.machine.digest());
     let start = Instant::now();
@@ -180,7 +198,7 @@ fn run(nodes: usize, flat: bool) {
 }
 
 fn main() {
-    for nodes in [1_000, 100_000] {
+    for nodes in [1_000, 10_000, 100_000] {
         run(nodes, false);
     }
     run(100_000, true);

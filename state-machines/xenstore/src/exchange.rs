@@ -103,7 +103,7 @@ impl Xenstore {
                 writer.put(&Record::Domain(stream::Domain { domid, features, quotas }))?;
             }
         }
-        put_nodes(&mut writer, &state.store, None)?;
+        put_nodes(&mut writer, &state.store)?;
         writer.end();
         Ok(out)
     }

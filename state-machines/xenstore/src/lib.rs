@@ -61,5 +61,5 @@ pub mod wire;
 
 pub use effect::Effect;
 pub use exchange::{ImportError, Imported, ImportedConn};
-pub use machine::{Snapshot, Xenstore};
+pub use machine::{Snapshot, SnapshotCursor, Xenstore};
 pub use quota::Quota;

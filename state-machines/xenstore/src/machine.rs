@@ -45,6 +45,10 @@ impl Clone for Answer {
 #[derive(Clone, Debug)]
 pub struct Snapshot(pub(crate) State);
 
+/// How much of a [`Snapshot`] is encoded; see [`StateMachine::encode_part`].
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotCursor(snapshot::Cursor);
+
 /// A request taken apart.
 struct Request<'a> {
     header: Header,
@@ -314,6 +318,7 @@ impl Xenstore {
 
 impl StateMachine for Xenstore {
     type Snapshot = Snapshot;
+    type Cursor = SnapshotCursor;
 
     fn classify(input: &Input<'_>) -> Class {
         match input {
@@ -396,8 +401,12 @@ impl StateMachine for Xenstore {
         Snapshot(self.state.clone())
     }
 
-    fn encode(snapshot: &Self::Snapshot, out: &mut Vec<u8>) {
-        snapshot::encode(&snapshot.0, out);
+    fn encode_part(
+        snapshot: &Self::Snapshot,
+        cursor: &mut Self::Cursor,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        snapshot::encode_part(&snapshot.0, &mut cursor.0, out)
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {

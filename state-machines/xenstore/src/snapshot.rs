@@ -5,12 +5,15 @@
 //! then the open transactions, each as its operations and as what it made of
 //! the nodes.
 
+mod below;
 mod difference;
 mod reading;
 mod writing;
 
 pub(crate) use reading::{PermsPool, quotas_from, restore};
-pub(crate) use writing::{encode, put_nodes, quotas_to, ring};
+#[cfg(test)]
+pub(crate) use writing::BIRTHS;
+pub(crate) use writing::{Cursor, encode_part, put_nodes, quotas_to, ring};
 
 /// Our own record types.
 mod tag {

@@ -218,6 +218,18 @@ impl Inventor {
         path
     }
 
+    /// One of so many paths that few meet; some are very long.
+    pub(crate) fn far_path(&mut self) -> Vec<u8> {
+        let mut path = Vec::new();
+        let depth = if self.below(100) == 0 { self.below(400) } else { 1 + self.below(4) };
+        for level in 0..depth.max(1) {
+            path.push(b'/');
+            let name = self.below([5, 30, 30, 30][level.min(3) as usize]);
+            path.extend_from_slice(alloc::format!("f{name}").as_bytes());
+        }
+        path
+    }
+
     fn perms(&mut self) -> Vec<u8> {
         let mut strings = Vec::new();
         for _ in 0..=self.below(3) {

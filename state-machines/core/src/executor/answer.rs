@@ -74,8 +74,14 @@ pub enum Answer {
     },
     /// The numbers and the digest.
     State(State),
-    /// A frozen state, as [`Numbered::encode`] has it.
-    Snapshot(Vec<u8>),
+    /// The next part of a frozen state.
+    Snapshot {
+        /// Whether it was the last.
+        last: bool,
+        /// The machine's own encoding ([`StateMachine::encode_part`]); the numbers
+        /// that belong to it are those of the answer to [`super::Command::Freeze`].
+        bytes: Vec<u8>,
+    },
     /// How far scrubbing is.
     Scrubbed(ScrubProgress),
     /// It is done.
@@ -92,7 +98,7 @@ impl Answer {
     /// Appends the answer, self-delimiting.
     pub fn encode(&self, out: &mut Vec<u8>) {
         self.encode_head(out);
-        if let Self::Snapshot(bytes) = self {
+        if let Self::Snapshot { bytes, .. } = self {
             out.extend_from_slice(bytes);
         }
     }
@@ -109,28 +115,28 @@ impl Answer {
                 out.push(2);
                 put_u64(out, &[last_input.0, last_output.0, digest.0]);
             }
-            Self::Snapshot(bytes) => {
-                out.push(3);
+            Self::Snapshot { last, bytes } => {
+                out.push(3 + u8::from(*last));
                 put_u64(out, &[bytes.len() as u64]);
             }
-            Self::Scrubbed(ScrubProgress::Within) => out.push(4),
-            Self::Scrubbed(ScrubProgress::PassDone) => out.push(5),
-            Self::Done => out.push(6),
+            Self::Scrubbed(ScrubProgress::Within) => out.push(5),
+            Self::Scrubbed(ScrubProgress::PassDone) => out.push(6),
+            Self::Done => out.push(7),
             Self::Refused(Refusal::Corrupt(Corruption { what })) => {
-                out.push(7);
+                out.push(8);
                 put_block(out, what.as_bytes());
             }
             Self::Refused(Refusal::Restore(why)) => {
-                out.push(8);
-                put_block(out, why.as_bytes());
-            }
-            Self::Refused(Refusal::NoCommand(why)) => {
                 out.push(9);
                 put_block(out, why.as_bytes());
             }
-            Self::Refused(Refusal::NothingFrozen) => out.push(10),
+            Self::Refused(Refusal::NoCommand(why)) => {
+                out.push(10);
+                put_block(out, why.as_bytes());
+            }
+            Self::Refused(Refusal::NothingFrozen) => out.push(11),
             Self::Refused(Refusal::TooLong { max_bytes }) => {
-                out.push(11);
+                out.push(12);
                 put_u64(out, &[*max_bytes]);
             }
         }
@@ -156,31 +162,19 @@ impl Answer {
                 last_output: OutputNo(reader.u64()?),
                 digest: Digest(reader.u64()?),
             }),
-            3 => {
+            tag @ (3 | 4) => {
                 let len = usize::try_from(reader.u64()?).unwrap_or(usize::MAX);
-                Self::Snapshot(reader.bytes(len)?.to_vec())
+                Self::Snapshot { last: tag == 4, bytes: reader.bytes(len)?.to_vec() }
             }
-            4 => Self::Scrubbed(ScrubProgress::Within),
-            5 => Self::Scrubbed(ScrubProgress::PassDone),
-            6 => Self::Done,
-            7 => Self::Refused(Refusal::Corrupt(Corruption { what: reader.text()? })),
-            8 => Self::Refused(Refusal::Restore(reader.text()?)),
-            9 => Self::Refused(Refusal::NoCommand(reader.text()?)),
-            10 => Self::Refused(Refusal::NothingFrozen),
-            11 => Self::Refused(Refusal::TooLong { max_bytes: reader.u64()? }),
+            5 => Self::Scrubbed(ScrubProgress::Within),
+            6 => Self::Scrubbed(ScrubProgress::PassDone),
+            7 => Self::Done,
+            8 => Self::Refused(Refusal::Corrupt(Corruption { what: reader.text()? })),
+            9 => Self::Refused(Refusal::Restore(reader.text()?)),
+            10 => Self::Refused(Refusal::NoCommand(reader.text()?)),
+            11 => Self::Refused(Refusal::NothingFrozen),
+            12 => Self::Refused(Refusal::TooLong { max_bytes: reader.u64()? }),
             tag => return Err(CodecError::UnknownTag(tag)),
         })
     }
-}
-
-/// The machine's own encoding ([`StateMachine::encode`]) in a snapshot.
-///
-/// # Errors
-/// Any [`CodecError`], when it is no snapshot.
-pub fn machine_part(snapshot: &[u8]) -> Result<&[u8], CodecError> {
-    let mut reader = Reader::new(snapshot);
-    let (_last_input, _last_output) = (reader.u64()?, reader.u64()?);
-    let machine = reader.block()?;
-    reader.finish()?;
-    Ok(machine)
 }

@@ -36,8 +36,8 @@ pub enum Command<'a> {
     /// [`crate::Numbered::freeze`], in place of what was frozen before; answered
     /// with the numbers and the digest.
     Freeze,
-    /// [`crate::Numbered::encode`] of what is frozen, and no longer is then;
-    /// answered with a snapshot.
+    /// [`crate::StateMachine::encode_part`] of what is frozen, which after the last
+    /// part no longer is; answered with the part.
     EncodeSnapshot,
     /// The next bytes of a snapshot that is to be restored; answered with no more
     /// than that it is done.

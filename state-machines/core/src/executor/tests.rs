@@ -5,7 +5,10 @@ use alloc::vec::Vec;
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
 use super::*;
-use crate::{Class, ConnId, DomId, Input, Output, Outputs, RestoreError, ScrubProgress};
+use crate::{
+    Class, ConnId, Corruption, DomId, Input, InputNo, Output, OutputNo, Outputs, RestoreError,
+    ScrubProgress,
+};
 
 /// Adds up the lengths of requests; a request of 13 bytes finds it corrupt.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +19,8 @@ struct Adder {
 
 impl StateMachine for Adder {
     type Snapshot = Self;
+    /// Bytes that are encoded.
+    type Cursor = usize;
 
     fn classify(_: &Input<'_>) -> Class {
         Class::Command
@@ -56,8 +61,12 @@ impl StateMachine for Adder {
         self.clone()
     }
 
-    fn encode(snapshot: &Self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&snapshot.sum.to_le_bytes());
+    fn encode_part(snapshot: &Self, done: &mut usize, out: &mut Vec<u8>) -> bool {
+        let left = &snapshot.sum.to_le_bytes()[*done..];
+        let part = &left[..left.len().min(3)];
+        out.extend_from_slice(part);
+        *done += part.len();
+        part.len() == left.len()
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
@@ -144,23 +153,63 @@ fn every_command_is_answered_in_its_place() {
     assert_eq!(*scrubbed, Answer::Scrubbed(ScrubProgress::PassDone));
 }
 
+/// Freezes the state and encodes all of it, as it can be restored.
+fn taken(executor: &mut Executor<Adder>) -> (State, Vec<u8>) {
+    let [Answer::State(state)] = ask(executor, &[Command::Freeze])[..] else { panic!("a state") };
+    let mut machine = Vec::new();
+    loop {
+        match &ask(executor, &[Command::EncodeSnapshot])[..] {
+            [Answer::Snapshot { last, bytes }] => {
+                machine.extend_from_slice(bytes);
+                if *last {
+                    break;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut bytes = Vec::new();
+    Numbered::<Adder>::frame(state.last_input, state.last_output, &machine, &mut bytes);
+    (state, bytes)
+}
+
 #[test]
-fn a_snapshot_travels_in_parts_and_is_of_the_moment_it_was_frozen() {
+fn a_snapshot_is_encoded_in_parts_of_what_was_frozen() {
     let mut executor = Executor::<Adder>::new(100);
-    let [_, Answer::State(frozen), _, Answer::Snapshot(bytes), nothing] = &ask(
+    let answers = ask(
         &mut executor,
         &[
             apply(1, b"abc"),
             Command::Freeze,
+            Command::EncodeSnapshot,
             apply(2, b"later"),
             Command::EncodeSnapshot,
             Command::EncodeSnapshot,
+            Command::EncodeSnapshot,
         ],
+    );
+    let part = |last, bytes: &[u8]| Answer::Snapshot { last, bytes: bytes.to_vec() };
+    assert_eq!(answers[2], part(false, &[3, 0, 0]));
+    assert_eq!(answers[4..6], [part(false, &[0, 0, 0]), part(true, &[0, 0])]);
+    assert_eq!(answers[6], Answer::Refused(Refusal::NothingFrozen), "after the last part");
+    // What is frozen anew is encoded from its beginning.
+    let [_, _, _, again] = &ask(
+        &mut executor,
+        &[Command::Freeze, Command::EncodeSnapshot, Command::Freeze, Command::EncodeSnapshot],
     )[..] else {
         panic!("an answer each")
     };
-    assert_eq!(*nothing, Answer::Refused(Refusal::NothingFrozen));
-    assert_eq!(machine_part(bytes).unwrap(), 3_u64.to_le_bytes());
+    assert_eq!(*again, part(false, &[8, 0, 0]));
+}
+
+#[test]
+fn a_snapshot_travels_in_parts() {
+    let mut executor = Executor::<Adder>::new(100);
+    ask(&mut executor, &[apply(1, b"abc")]);
+    let mut wanted = Vec::new();
+    Numbered::<Adder>::encode(&executor.numbered.freeze(), &mut wanted);
+    let (frozen, bytes) = taken(&mut executor);
+    assert_eq!(bytes, wanted);
 
     let mut other = Executor::<Adder>::new(bytes.len());
     for part in bytes.chunks(5) {
@@ -168,19 +217,14 @@ fn a_snapshot_travels_in_parts_and_is_of_the_moment_it_was_frozen() {
         assert_eq!(done, [Answer::Done]);
     }
     let restored = ask(&mut other, &[Command::RestoreEnd { digest: frozen.digest }]);
-    assert_eq!(restored, [Answer::State(*frozen)]);
+    assert_eq!(restored, [Answer::State(frozen)]);
 }
 
 #[test]
 fn what_cannot_be_restored_leaves_the_machine_as_it_was() {
     let mut executor = Executor::<Adder>::new(40);
-    let before = ask(&mut executor, &[apply(1, b"abc"), Command::State]).pop();
-    let [_, Answer::Snapshot(good)] =
-        &ask(&mut executor, &[Command::Freeze, Command::EncodeSnapshot])[..]
-    else {
-        panic!("a snapshot")
-    };
-    let Some(Answer::State(state)) = before else { panic!("a state") };
+    ask(&mut executor, &[apply(1, b"abc")]);
+    let (state, good) = taken(&mut executor);
     for (bytes, digest) in [
         (&good[..], Digest(1)),
         (&good[1..], state.digest),
@@ -212,11 +256,13 @@ fn corruption_ends_a_request_and_damage_is_not_taught() {
     let flip = Command::FlipBit { seed: 7 };
     let scrub = Command::Scrub { budget: 1 };
     assert_eq!(ask(&mut executor, &[flip, scrub, scrub]), [Answer::Done, corrupt("the sum")]);
-    let answers = ask(&mut executor, &[Command::Freeze, Command::EncodeSnapshot, Command::State]);
-    let [Answer::State(_), Answer::Refused(Refusal::Corrupt(found))] = &answers[..] else {
+    let (State { digest, .. }, bytes) = taken(&mut executor);
+    let part = Command::RestorePart { bytes: &bytes };
+    let answers = ask(&mut Executor::<Adder>::new(100), &[part, Command::RestoreEnd { digest }]);
+    let [Answer::Done, Answer::Refused(Refusal::Restore(found))] = &answers[..] else {
         panic!("{answers:?}")
     };
-    assert!(found.what.contains("corrupt when it was taken"), "{found}");
+    assert!(found.contains("corrupt when it was taken"), "{found}");
 }
 
 #[test]
@@ -308,7 +354,8 @@ fn answers_come_back_as_they_were_and_never_cut_off() {
         Answer::Outputs { applied: true, outputs: outputs.clone() },
         Answer::Outputs { applied: false, outputs },
         Answer::State(state),
-        Answer::Snapshot(vec![1; 300]),
+        Answer::Snapshot { last: false, bytes: vec![1; 300] },
+        Answer::Snapshot { last: true, bytes: vec![] },
         Answer::Scrubbed(ScrubProgress::Within),
         Answer::Scrubbed(ScrubProgress::PassDone),
         Answer::Done,

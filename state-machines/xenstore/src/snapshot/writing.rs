@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use state_machine::DomId;
 
+use super::below::Below;
 use super::difference::{Step, difference};
 use super::tag;
 use crate::children::ChildKey;
@@ -16,10 +17,11 @@ use crate::state::{Conn, State};
 use crate::store::Store;
 use crate::stream::{self, Record, StreamConn, Version, Via, Writer};
 use crate::transaction::Transaction;
-use crate::tree::{Go, Order, walk};
+use crate::tree::{Go, Order, Tree, walk};
 
-/// How many nodes' births go into one record.
-const BIRTHS: usize = 1024;
+/// How many nodes' births go into one record, which begins a part.
+pub(crate) const BIRTHS: usize = 256;
+const VERSION: Version = Version::Two;
 
 /// Everything in a state fits the format: lengths are bounded by what a request
 /// can hold, and no path or token contains a NUL.
@@ -67,33 +69,102 @@ pub(crate) fn quotas_to(quotas: &Quotas) -> Vec<stream::Quota<'static>> {
     hard.chain([named("soft-memory", Named::SoftMemory)]).collect()
 }
 
-/// Writes a state.
-pub(crate) fn encode(state: &State, out: &mut Vec<u8>) {
-    let mut writer = Writer::new(out, Version::Two);
-    put(&mut writer, &Record::Global(stream::Global { socket_fd: -1, evtchn_fd: -1 }));
+/// How much of a state is written. It owns what it knows, so that it outlives a
+/// visit to the state.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Cursor {
+    /// Nothing.
+    #[default]
+    Start,
+    /// All before the nodes, and some of these: the last is the one at this place.
+    Nodes(Vec<ChildKey>),
+    /// All nodes.
+    Rest,
+}
+
+/// Writes the next part of a state; tells whether it was the last.
+pub(crate) fn encode_part(state: &State, cursor: &mut Cursor, out: &mut Vec<u8>) -> bool {
+    match cursor {
+        Cursor::Start => {
+            put_start(&mut Writer::new(out, VERSION), state);
+            *cursor = Cursor::Nodes(Vec::new());
+        }
+        Cursor::Nodes(place) => {
+            if !put_some_nodes(&mut Writer::resume(out, VERSION), state, place) {
+                *cursor = Cursor::Rest;
+            }
+        }
+        Cursor::Rest => {
+            put_rest(Writer::resume(out, VERSION), state);
+            return true;
+        }
+    }
+    false
+}
+
+/// The connections, with their numbers in the stream.
+fn conns(state: &State) -> Vec<(StreamConn, Conn)> {
+    let mut conns = Vec::new();
+    state.conns.visit(&mut |_, conn| {
+        conns.push((StreamConn(conns.len() as u32 + 1), *conn));
+        true
+    });
+    conns
+}
+
+/// Writes all that comes before the nodes, and those that are below no other. As
+/// much as there are domains, connections and watches: quotas bound them.
+fn put_start(writer: &mut Writer<'_>, state: &State) {
+    put(writer, &Record::Global(stream::Global { socket_fd: -1, evtchn_fd: -1 }));
     let core = Bytes::default()
         .u64(state.generation)
         .u64(state.version)
         .u64(state.watches.registered())
         .u8(u8::from(state.log));
-    own(&mut writer, tag::CORE, &core.0);
+    own(writer, tag::CORE, &core.0);
     let (per_domain, global) = (Cow::Owned(quotas_to(&state.quotas)), Cow::Borrowed(&[][..]));
-    put(&mut writer, &Record::GlobalQuota(stream::GlobalQuota { per_domain, global }));
-    state.domains.visit(&mut |domain| put_domain(&mut writer, domain));
-    let mut conns: Vec<Conn> = Vec::new();
-    state.conns.visit(&mut |_, conn| {
-        conns.push(*conn);
-        true
-    });
-    for (number, conn) in (1..).zip(&conns) {
-        put_conn(&mut writer, state, StreamConn(number), conn);
+    put(writer, &Record::GlobalQuota(stream::GlobalQuota { per_domain, global }));
+    state.domains.visit(&mut |domain| put_domain(writer, domain));
+    for (number, conn) in conns(state) {
+        put_conn(writer, state, number, &conn);
     }
-    let births = |nodes: &[&Node], writer: &mut Writer<'_>| put_births(writer, nodes);
-    put_nodes(&mut writer, &state.store, Some(&births)).expect("as above");
-    for (number, conn) in (1..).zip(&conns) {
+    let tree = state.store.tree();
+    let root = (&b"/"[..], tree.root());
+    for (path, node) in specials(tree).chain([root]) {
+        put_births(writer, [node]);
+        put_node(writer, path, Some(node), None).expect("as above");
+    }
+}
+
+/// Writes the nodes after the one at `place`, [`BIRTHS`] of them unless fewer are
+/// left, and moves `place` to the last; tells whether there may be more.
+fn put_some_nodes(writer: &mut Writer<'_>, state: &State, place: &mut Vec<ChildKey>) -> bool {
+    let mut below = Below::after(state.store.tree().root(), place);
+    // The births come first, so the paths have to wait: one after the other, each
+    // with its end.
+    let mut paths = Vec::new();
+    let mut nodes: Vec<(&Node, usize)> = Vec::with_capacity(BIRTHS);
+    while nodes.len() < BIRTHS
+        && let Some(node) = below.next()
+    {
+        paths.extend_from_slice(below.path());
+        nodes.push((node, paths.len()));
+    }
+    put_births(writer, nodes.iter().map(|(node, _)| *node));
+    let mut begin = 0;
+    for (node, end) in &nodes {
+        put_node(writer, &paths[begin..*end], Some(node), None).expect("as above");
+        begin = *end;
+    }
+    nodes.len() == BIRTHS
+}
+
+/// Writes all that comes after the nodes.
+fn put_rest(mut writer: Writer<'_>, state: &State) {
+    for (number, conn) in conns(state) {
         state.transactions.visit_from(&(conn.id, 0), &mut |key, transaction| {
             if key.0 == conn.id {
-                put_transaction(&mut writer, state, StreamConn(number), transaction);
+                put_transaction(&mut writer, state, number, transaction);
             }
             key.0 == conn.id
         });
@@ -149,9 +220,9 @@ pub(crate) fn ring(state: &State, domid: DomId) -> Via {
     }
 }
 
-fn put_births(writer: &mut Writer<'_>, nodes: &[&Node]) {
+fn put_births<'n>(writer: &mut Writer<'_>, nodes: impl IntoIterator<Item = &'n Node>) {
     let body = nodes
-        .iter()
+        .into_iter()
         .fold(Bytes::default(), |body, node| body.u64(node.born()).u64(node.generation()));
     own(writer, tag::BIRTHS, &body.0);
 }
@@ -168,82 +239,28 @@ fn put_node(
     writer.put(&Record::Node(record))
 }
 
-type PutBirths<'f> = &'f dyn Fn(&[&Node], &mut Writer<'_>);
+/// The nodes that have no place in the tree, with their paths.
+fn specials(tree: &Tree) -> impl Iterator<Item = (&'static [u8], &Node)> {
+    let names = [INTRODUCE_DOMAIN, RELEASE_DOMAIN].into_iter();
+    names.filter_map(|name| Some((name, tree.special(name)?)))
+}
 
-/// Writes all nodes of a store, parents before children. With `births`, that is
-/// called with the nodes of the records that follow.
+/// Writes all nodes of a store, parents before children, and these in the order of
+/// their creation.
 ///
 /// # Errors
 /// When the format cannot say something.
-pub(crate) fn put_nodes(
-    writer: &mut Writer<'_>,
-    store: &Store,
-    births: Option<PutBirths<'_>>,
-) -> Result<(), stream::StreamError> {
+pub(crate) fn put_nodes(writer: &mut Writer<'_>, store: &Store) -> Result<(), stream::StreamError> {
     let tree = store.tree();
-    for name in [INTRODUCE_DOMAIN, RELEASE_DOMAIN] {
-        if let Some(node) = tree.special(name) {
-            if let Some(births) = births {
-                births(&[node], writer);
-            }
-            put_node(writer, name, Some(node), None)?;
-        }
+    for (name, node) in specials(tree) {
+        put_node(writer, name, Some(node), None)?;
     }
     let mut done = Ok(());
-    let mut left = 0;
-    let mut ahead = births.map(|_| Ahead::new(tree.root()));
-    // With births, the order of the records does not matter.
-    let order = if births.is_some() { Order::Quick } else { Order::Before };
-    walk(tree.root(), tree.root(), b"/", ROOT_HASH, order, &mut |met| {
-        if let (Some(births), Some(ahead)) = (births, &mut ahead) {
-            if left == 0 {
-                let nodes: Vec<&Node> = ahead.take(BIRTHS).collect();
-                left = nodes.len();
-                births(&nodes, writer);
-            }
-            left -= 1;
-        }
+    walk(tree.root(), tree.root(), b"/", ROOT_HASH, Order::Before, &mut |met| {
         done = put_node(writer, met.path, Some(met.node), None);
         if done.is_ok() { Go::On } else { Go::Stop }
     });
     done
-}
-
-/// The nodes in the order of [`walk`], ahead of it.
-struct Ahead<'a> {
-    root: Option<&'a Node>,
-    levels: Vec<(&'a Node, Option<ChildKey>)>,
-}
-
-impl<'a> Ahead<'a> {
-    fn new(root: &'a Node) -> Self {
-        Self { root: Some(root), levels: Vec::new() }
-    }
-}
-
-impl<'a> Iterator for &mut Ahead<'a> {
-    type Item = &'a Node;
-
-    fn next(&mut self) -> Option<&'a Node> {
-        if let Some(root) = self.root.take() {
-            self.levels.push((root, None));
-            return Some(root);
-        }
-        while let Some((node, last)) = self.levels.last_mut() {
-            let node: &'a Node = node;
-            match node.children().and_then(|children| Order::Quick.next(children, *last)) {
-                Some((key, child)) => {
-                    *last = Some(key);
-                    self.levels.push((child, None));
-                    return Some(child);
-                }
-                None => {
-                    self.levels.pop();
-                }
-            }
-        }
-        None
-    }
 }
 
 fn put_transaction(writer: &mut Writer<'_>, state: &State, conn: StreamConn, open: &Transaction) {
@@ -262,7 +279,7 @@ fn put_transaction(writer: &mut Writer<'_>, state: &State, conn: StreamConn, ope
     difference(&state.store, &open.working, &mut |path, step| {
         let node = match step {
             Step::Put(node) => {
-                put_births(writer, &[node]);
+                put_births(writer, [node]);
                 Some(node)
             }
             Step::Gone => None,

@@ -12,7 +12,7 @@ use super::{
 #[derive(Debug)]
 pub struct Writer<'a> {
     out: &'a mut Vec<u8>,
-    /// Where in `out` the stream begins: offsets and alignment count from here.
+    /// Where in `out` this writer has begun: offsets count from here.
     start: usize,
     version: Version,
 }
@@ -28,6 +28,13 @@ impl<'a> Writer<'a> {
         };
         out.extend_from_slice(&number.to_be_bytes());
         out.extend_from_slice(&0u32.to_be_bytes());
+        Self { out, start, version }
+    }
+
+    /// Goes on, at the end of `out`, with a stream that was begun before, by another
+    /// writer and perhaps elsewhere. The offsets of errors count from here.
+    pub fn resume(out: &'a mut Vec<u8>, version: Version) -> Self {
+        let start = out.len();
         Self { out, start, version }
     }
 

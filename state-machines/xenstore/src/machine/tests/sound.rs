@@ -5,9 +5,10 @@ use alloc::vec::Vec;
 use quickcheck::quickcheck;
 use state_machine::{ConnId, Corruption, Input, InputNo, ScrubProgress, StateMachine};
 
-use crate::machine::Xenstore;
+use crate::machine::{SnapshotCursor, Xenstore};
+use crate::snapshot::BIRTHS;
 use crate::testing::{Collector, Inventor, Out, Rig};
-use crate::wire::MessageType::*;
+use crate::wire::MessageType::{self, *};
 
 fn apply(machine: &mut Xenstore, input: &Input<'_>) -> Result<Vec<Out>, Corruption> {
     let mut out = Collector::default();
@@ -67,6 +68,43 @@ quickcheck! {
         }
         scrub(&mut one).expect("sound");
         scrub(&mut two).expect("sound");
+        true
+    }
+
+    /// The parts of a snapshot are those of what was frozen, whatever happens to the
+    /// machine in between; and they restore to it.
+    fn parts_are_of_what_was_frozen(seed: u64) -> bool {
+        let mut inventor = Inventor::new(seed);
+        let mut machine = started();
+        let mut bytes = Vec::new();
+        for _ in 0..inventor.below(1500) {
+            let path = inventor.far_path();
+            tell(&mut machine, Write, &path, b"\0value");
+        }
+        for _ in 0..100 {
+            let input = inventor.input(&mut bytes);
+            apply(&mut machine, &input).expect("sound");
+        }
+        let (frozen, digest, whole) = (machine.freeze(), machine.digest(), encoded(&machine));
+        let (mut parts, mut cursor, mut count) = (Vec::new(), SnapshotCursor::default(), 1);
+        // Each part is appended to all before it, or is apart from them.
+        let mut apart = Vec::new();
+        while !Xenstore::encode_part(&frozen, &mut cursor, &mut apart) {
+            count += 1;
+            if inventor.below(2) == 0 {
+                parts.append(&mut apart);
+            }
+            for _ in 0..30 {
+                let kind = *inventor.pick(&[Write, Rm]);
+                let path = inventor.far_path();
+                tell(&mut machine, kind, &path, b"\0");
+                let input = inventor.input(&mut bytes);
+                apply(&mut machine, &input).expect("sound");
+            }
+        }
+        parts.append(&mut apart);
+        assert!(parts == whole, "{} bytes in {count} parts", parts.len());
+        assert_eq!(Xenstore::restore(&parts).expect("a snapshot").digest(), digest);
         true
     }
 
@@ -158,6 +196,42 @@ quickcheck! {
             }
         }
         true
+    }
+}
+
+/// A request of the control domain, of a path and what follows it.
+fn tell(machine: &mut Xenstore, kind: MessageType, path: &[u8], rest: &[u8]) {
+    let open = Input::Open { conn: ConnId(9), domid: state_machine::DomId(0) };
+    apply(machine, &open).expect("sound");
+    let mut bytes = Vec::new();
+    crate::wire::frame(kind, 1, 0, &[path, rest].concat(), &mut bytes);
+    apply(machine, &Input::Request { conn: ConnId(9), frame: &bytes }).expect("sound");
+}
+
+/// However large the store is, and the last part need not be a full one.
+#[test]
+fn a_part_is_small() {
+    for nodes in [0, 1, BIRTHS - 1, BIRTHS, BIRTHS + 1, 20 * BIRTHS, 20 * BIRTHS + 9] {
+        let mut rig = Rig::new();
+        let before = rig.machine.node_count();
+        for number in 0..nodes {
+            rig.write(alloc::format!("/node{number}").as_bytes(), b"value");
+        }
+        assert_eq!(rig.machine.node_count() - before, nodes as u64);
+        let (frozen, mut cursor) = (rig.machine.freeze(), SnapshotCursor::default());
+        let mut parts = Vec::new();
+        loop {
+            let mut part = Vec::new();
+            let is_last = Xenstore::encode_part(&frozen, &mut cursor, &mut part);
+            assert!((1..80 * BIRTHS).contains(&part.len()), "{} bytes", part.len());
+            parts.push(part);
+            if is_last {
+                break;
+            }
+        }
+        assert!((2 + nodes / BIRTHS..=4 + nodes / BIRTHS).contains(&parts.len()), "of {nodes}");
+        let restored = Xenstore::restore(&parts.concat()).expect("a snapshot");
+        assert_eq!(restored.digest(), rig.machine.digest());
     }
 }
 
