@@ -3,7 +3,7 @@
 //! `cargo run --release -p xenstore --example costs`
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use state_machine::{Class, ConnId, DomId, Input, InputNo, Outputs, StateMachine};
 use xenstore::Xenstore;
@@ -184,13 +184,10 @@ fn run(nodes: usize, flat: bool) {
     let (first, last) = (parts[0], parts[parts.len() - 1]);
     let mut of_nodes = parts[1..parts.len() - 1].to_vec();
     of_nodes.sort_unstable();
-    println!(
-        "  its {} parts: first {first:.1?}, last {last:.1?}; of nodes, in the middle {:.1?}, the \
-         slowest {:.1?}",
-        parts.len(),
-        of_nodes[of_nodes.len() / 2],
-        of_nodes[of_nodes.len() - 1],
-    );
+    let shown = |(time, bytes): (Duration, usize)| format!("{time:.1?} for {bytes} bytes");
+    println!("  its {} parts: first {}, last {}", parts.len(), shown(first), shown(last));
+    let (middle, slowest) = (of_nodes[of_nodes.len() / 2], of_nodes[of_nodes.len() - 1]);
+    println!("  those of nodes: median {}, slowest {}", shown(middle), shown(slowest));
     assert_eq!(restored.digest(), bench.machine.digest());
     let start = Instant::now();
     bench.ask(MessageType::Rm, 0, if flat { b"/flat\0" } else { b"/d\0" });

@@ -112,8 +112,8 @@ fn conns(state: &State) -> Vec<(StreamConn, Conn)> {
     conns
 }
 
-/// Writes all that comes before the nodes, and those that are below no other. As
-/// much as there are domains, connections and watches: quotas bound them.
+/// Writes all that comes before the nodes, and those that are below no other: in one
+/// part, for domains, connections and watches are few beside nodes.
 fn put_start(writer: &mut Writer<'_>, state: &State) {
     put(writer, &Record::Global(stream::Global { socket_fd: -1, evtchn_fd: -1 }));
     let core = Bytes::default()
