@@ -29,7 +29,7 @@ pub const EXCHANGE_BYTES: usize = 4 << 20;
 /// Tells an exchange from memory that is none: "R-VMM", little-endian.
 pub const MAGIC: u64 = 0x004d_4d56_2d52;
 /// The version of this agreement.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// Offsets of the 64-bit little-endian words of the exchange's first page.
 pub mod word {
@@ -58,6 +58,10 @@ pub mod word {
     pub const CR2: usize = 0x50;
     /// Bytes of the last words.
     pub const WORDS_LEN: usize = 0x58;
+    /// The index in the request, from 0 on, of the command that is being executed.
+    /// Written by the guest, before it executes one; by the monitor, with a request of
+    /// more than 0 bytes.
+    pub const COMMAND: usize = 0x60;
 }
 
 /// Where the last words of a guest are: UTF-8.

@@ -31,13 +31,17 @@ impl Exchange {
     }
 
     /// Puts a request there, and takes away what told of the last answer: a guest
-    /// that yields without having answered shall not seem to repeat itself.
+    /// that yields without having answered shall not seem to repeat itself. Without
+    /// bytes, it asks for the rest of an answer to the request before.
     pub(super) fn put_request(&self, request: &[u8]) -> Result<(), KvmError> {
         if request.len() > layout::REQUEST_MAX {
             return Err(KvmError::RequestTooLong { bytes: request.len() });
         }
         self.region.write(layout::REQUEST_OFFSET, request)?;
         self.region.store(word::REQUEST_LEN, request.len() as u64)?;
+        if !request.is_empty() {
+            self.region.store(word::COMMAND, 0)?;
+        }
         self.region.store(word::ANSWER_LEN, 0)?;
         self.region.store(word::MORE, 0)
     }
@@ -65,6 +69,11 @@ impl Exchange {
         answer.resize(begin + len, 0);
         self.region.read(layout::ANSWER_OFFSET, &mut answer[begin..])?;
         Ok(Ok(part))
+    }
+
+    /// The command that the guest says it has come to.
+    pub(super) fn command(&self) -> Result<u64, KvmError> {
+        self.region.load(word::COMMAND)
     }
 
     /// Why the guest says that it will not go on.
@@ -122,6 +131,17 @@ mod tests {
         assert_eq!(answer, [1]);
         let long = exchange.put_request(&vec![0; layout::REQUEST_MAX + 1]);
         assert!(matches!(long, Err(KvmError::RequestTooLong { .. })));
+    }
+
+    #[test]
+    fn a_command_is_one_of_the_last_request() {
+        let exchange = exchange(&[]);
+        assert_eq!(exchange.command().unwrap(), 0);
+        exchange.region.store(word::COMMAND, 7).unwrap();
+        exchange.put_request(&[]).unwrap();
+        assert_eq!(exchange.command().unwrap(), 7, "more of the same answer");
+        exchange.put_request(&[1]).unwrap();
+        assert_eq!(exchange.command().unwrap(), 0);
     }
 
     #[test]

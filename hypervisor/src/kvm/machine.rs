@@ -206,6 +206,16 @@ impl Machine {
         }
     }
 
+    /// The command of the last request that the guest says it is executing, or was
+    /// executing when it came to its end: its index, from 0 on, and 0 as long as it has
+    /// said nothing. The guest may lie.
+    ///
+    /// # Errors
+    /// When the exchange cannot be read.
+    pub fn command(&self) -> Result<u64, KvmError> {
+        self.exchange.command()
+    }
+
     /// What stops this machine from other threads.
     #[must_use]
     pub fn stopper(&self) -> Stopper {

@@ -106,6 +106,22 @@ fn what_a_guest_reports_arrives() {
 }
 
 #[test]
+fn the_command_that_a_guest_fails_at_is_known() {
+    if !usable("the_command_that_a_guest_fails_at_is_known") {
+        return;
+    }
+    let (machine, outcome, _) = obey(&[(word::COMMAND, 5), (word::FAILURE, 4)]);
+    assert_eq!(outcome.expect("KVM works"), Outcome::Failed(Failure::BadExchange));
+    assert_eq!(machine.command().expect("readable"), 5);
+    let (machine, outcome, _) = obey(&[(word::COMMAND, u64::MAX)]);
+    assert_eq!(outcome.expect("KVM works"), Outcome::Answered);
+    assert_eq!(machine.command().expect("readable"), u64::MAX, "as the guest says");
+    let (machine, outcome, _) = obey(&[(word::FAILURE, 4)]);
+    assert_eq!(outcome.expect("KVM works"), Outcome::Failed(Failure::BadExchange));
+    assert_eq!(machine.command().expect("readable"), 0);
+}
+
+#[test]
 fn lies_about_the_length_of_last_words_do_no_harm() {
     if !usable("lies_about_the_length_of_last_words_do_no_harm") {
         return;

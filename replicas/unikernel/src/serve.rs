@@ -26,6 +26,10 @@ struct Parts<'a, E> {
 }
 
 impl<E: Exchange> Sink for Parts<'_, E> {
+    fn begin(&mut self, command: u64) {
+        self.exchange.note_command(command);
+    }
+
     fn put(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.is_over {
             let room = &mut self.exchange.answer()[self.len..];
@@ -76,6 +80,8 @@ mod tests {
         /// Answers, with the lengths of their parts.
         answers: Vec<(Vec<u8>, Vec<usize>)>,
         is_within: bool,
+        /// Commands that were noted, each with the answers that were there by then.
+        noted: Vec<(u64, usize)>,
         /// Leaves after so many calls.
         patience: usize,
     }
@@ -88,6 +94,7 @@ mod tests {
                 room: vec![0; room],
                 answers: vec![],
                 is_within: false,
+                noted: vec![],
                 patience: usize::MAX,
             }
         }
@@ -101,6 +108,10 @@ mod tests {
 
         fn answer(&mut self) -> &mut [u8] {
             &mut self.room
+        }
+
+        fn note_command(&mut self, command: u64) {
+            self.noted.push((command, self.answers.len()));
         }
 
         fn hand_over(&mut self, len_bytes: usize, more: bool) -> ControlFlow<()> {
@@ -125,14 +136,26 @@ mod tests {
         }
     }
 
-    /// Says everything twice, in odd pieces.
+    /// Says everything twice, in odd pieces, each of which is a command to it.
     struct Echo;
 
     impl Handler for Echo {
         fn handle(&mut self, request: &[u8], answer: &mut dyn Sink) {
             answer.put(request);
-            request.chunks(3).for_each(|piece| answer.put(piece));
+            for (index, piece) in (0..).zip(request.chunks(3)) {
+                answer.begin(index);
+                answer.put(piece);
+            }
         }
+    }
+
+    #[test]
+    fn commands_are_noted_before_they_are_answered() {
+        let requests = [b"abcdefg".to_vec(), vec![], b"h".to_vec()];
+        let mut monitor = Monitor::new(&requests, 100);
+        serve(&mut monitor, &mut Echo);
+        // One answer says that the program is there.
+        assert_eq!(monitor.noted, [(0, 1), (1, 1), (2, 1), (0, 3)]);
     }
 
     #[test]

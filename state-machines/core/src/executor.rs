@@ -19,6 +19,10 @@ use crate::{Digest, Numbered, Reader, StateMachine};
 
 /// Takes answers, a piece at a time.
 pub trait Sink {
+    /// The command with this index in the request, from 0 on, is about to be
+    /// executed.
+    fn begin(&mut self, _command: u64) {}
+
     /// Takes the next bytes.
     fn put(&mut self, bytes: &[u8]);
 }
@@ -64,7 +68,11 @@ impl<M: StateMachine> Executor<M> {
     /// last answer; the commands behind it are neither executed nor answered.
     pub fn execute(&mut self, request: &[u8], answers: &mut dyn Sink) {
         let mut reader = Reader::new(request);
-        while !reader.is_empty() {
+        for index in 0.. {
+            if reader.is_empty() {
+                return;
+            }
+            answers.begin(index);
             let answer = match Command::decode(&mut reader) {
                 Ok(command) => self.answer(&command),
                 Err(error) => Err(Refusal::NoCommand(error.to_string())),

@@ -32,6 +32,10 @@ impl<F: FnMut(&[u8], bool, &mut [u8]) -> Option<usize>> Exchange for Rehearsal<F
         self.shared.answer()
     }
 
+    fn note_command(&mut self, command: u64) {
+        self.shared.note_command(command);
+    }
+
     fn hand_over(&mut self, len_bytes: usize, more: bool) -> ControlFlow<()> {
         self.shared.announce(len_bytes, more);
         let (answer, request) = self.shared.areas();

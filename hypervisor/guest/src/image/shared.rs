@@ -7,6 +7,7 @@
 use core::ops::ControlFlow;
 use core::ptr;
 use core::slice;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::failure::fail;
 use super::port;
@@ -113,6 +114,12 @@ impl Exchange for SharedExchange {
     fn answer(&mut self) -> &mut [u8] {
         // SAFETY: as for `request`.
         unsafe { slice::from_raw_parts_mut(at(ANSWER_OFFSET), ANSWER_MAX) }
+    }
+
+    fn note_command(&mut self, command: u64) {
+        write_word(word::COMMAND, command);
+        // Nothing of the command is done before it is noted.
+        compiler_fence(Ordering::SeqCst);
     }
 
     fn hand_over(&mut self, len_bytes: usize, more: bool) -> ControlFlow<()> {

@@ -90,6 +90,8 @@ impl Exchange for Stage<'_> {
         &mut self.answer
     }
 
+    fn note_command(&mut self, _: u64) {}
+
     fn hand_over(&mut self, len_bytes: usize, more: bool) -> ControlFlow<()> {
         let Self { rehearsal, request, request_len, answer } = self;
         match rehearsal.play(&answer[..len_bytes], more, request) {

@@ -282,6 +282,39 @@ fn what_is_no_command_ends_a_request() {
     assert!(found.is_empty());
 }
 
+/// Notes after how many answers a command was begun.
+#[derive(Default)]
+struct Noting {
+    bytes: Vec<u8>,
+    begun: Vec<(u64, usize)>,
+}
+
+impl Sink for Noting {
+    fn begin(&mut self, command: u64) {
+        self.begun.push((command, answers(&self.bytes).len()));
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes.put(bytes);
+    }
+}
+
+#[test]
+fn every_command_is_announced_before_it_is_executed() {
+    let mut executor = Executor::<Adder>::new(100);
+    for corrupt in 0..4 {
+        let mut commands = vec![Command::State; 4];
+        commands[corrupt] = apply(1, &[0; 13]);
+        let mut sink = Noting::default();
+        executor.execute(&request(&commands), &mut sink);
+        let wanted: Vec<_> = (0..=corrupt).map(|index| (index as u64, index)).collect();
+        assert_eq!(sink.begun, wanted, "and none after the last that was executed");
+    }
+    let mut sink = Noting::default();
+    executor.execute(&[], &mut sink);
+    assert!(sink.begun.is_empty());
+}
+
 /// A command with its bytes.
 #[derive(Clone, Debug)]
 struct Any {
