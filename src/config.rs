@@ -47,6 +47,8 @@ pub struct XenstoreConfig {
     pub durability: Durability,
     /// Whether a lost replica is replaced.
     pub rebuild: bool,
+    /// Where the replicas' state machines are executed.
+    pub backend: BackendChoice,
     /// Which core the component's threads share.
     pub affinity: Affinity,
     /// How long the front door looks for requests before it sleeps, microseconds.
@@ -155,6 +157,21 @@ choices! {
 }
 
 choices! {
+    /// Where the replicas' state machines are executed.
+    BackendChoice {
+        /// In virtual machines where there is a KVM that the processor helps, else in
+        /// processes.
+        Auto = "auto",
+        /// Each in a virtual machine of its own.
+        Kvm = "kvm",
+        /// Each in a process of its own.
+        Process = "process",
+        /// By turns in a virtual machine and in a process.
+        Mixed = "mixed",
+    }
+}
+
+choices! {
     /// What the log shows.
     LogLevel {
         /// Only what went wrong.
@@ -181,6 +198,7 @@ impl Default for Config {
                 ack: AckPolicy::AllLive,
                 durability: Durability::Volatile,
                 rebuild: true,
+                backend: BackendChoice::Auto,
                 affinity: Affinity::Auto,
                 front_spin_us: 50,
                 commit_spin_us: 0,

@@ -6,6 +6,7 @@
 //! waiting for deaths and the control socket have threads of their own, which
 //! wake the loop.
 
+mod backend;
 mod calls;
 mod import;
 mod launcher;
@@ -47,7 +48,7 @@ pub fn replica(args: Vec<OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let fatal = replica::start::<xenstore::Xenstore>(&spec);
+    let fatal = replica::start::<xenstore::Xenstore>(&spec, unikernel_image::IMAGE);
     eprintln!("rvmm replica {}: {fatal}", spec.id);
     ExitCode::FAILURE
 }

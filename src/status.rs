@@ -77,6 +77,10 @@ pub struct Component {
     pub ack_policy: AckPolicy,
     /// What survives the death of all replicas.
     pub durability: Durability,
+    /// Where state machines are executed: `process`, `kvm` or `mixed`.
+    pub backend: String,
+    /// Why it is that.
+    pub backend_reason: String,
     /// How many replicas there are to be.
     pub replication_factor: u8,
     /// How long a replica may stand still before it is taken for hung,
@@ -124,6 +128,8 @@ pub struct Replica {
     pub id: u64,
     /// Its place among the component's shared memory regions.
     pub slot: u8,
+    /// Where its state machine is executed: `process` or `kvm`.
+    pub backend: String,
     /// Its process; 0 when it has none.
     pub pid: u32,
     /// What it is for.
@@ -202,6 +208,7 @@ pub(crate) mod tests {
         Replica {
             id,
             slot: id as u8,
+            backend: "kvm".into(),
             pid: 1000 + id as u32,
             role,
             state,
@@ -223,6 +230,8 @@ pub(crate) mod tests {
             generation: 2,
             ack_policy: AckPolicy::AllLive,
             durability: Durability::Volatile,
+            backend: "kvm".into(),
+            backend_reason: "KVM is usable, on Intel VMX".into(),
             replication_factor: 3,
             detect_ms: 50,
             starved_limit_ms: 5000,
@@ -270,6 +279,8 @@ pub(crate) mod tests {
         assert_eq!(json["health"], "degraded");
         assert_eq!(component["ack_policy"], "all-live");
         assert_eq!(component["durability"], "volatile");
+        assert_eq!(component["backend"], "kvm");
+        assert_eq!(component["replicas"][0]["backend"], "kvm");
         assert_eq!(component["replication_factor"], 3);
         assert_eq!(component["detect_ms"], 50);
         assert_eq!(component["starved_limit_ms"], 5000);

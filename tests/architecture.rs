@@ -10,9 +10,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("state-machines/core", &[]),
     ("state-machines/xenstore", &["state-machine"]),
     ("consensus", &[]),
-    ("hypervisor", &[]),
+    ("hypervisor/guest", &[]),
+    ("hypervisor", &["guest"]),
     ("replicas/coordinator", &["state-machine", "xenstore", "consensus", "hypervisor", "replica"]),
-    ("replicas", &["state-machine", "consensus", "hypervisor"]),
+    ("replicas", &["state-machine", "consensus", "hypervisor", "guest"]),
+    ("replicas/unikernel", &["guest", "state-machine", "xenstore"]),
+    ("replicas/unikernel/image", &[]),
 ];
 
 /// What any crate may depend on: it knows nobody, and in a program that is
@@ -24,6 +27,9 @@ const OURS: &[&str] = &[
     "xenstore",
     "consensus",
     "hypervisor",
+    "guest",
+    "unikernel",
+    "unikernel-image",
     "replica",
     "coordinator",
     "chaos",
@@ -38,8 +44,13 @@ fn manifest(folder: &str) -> toml::Table {
 
 fn dependencies(folder: &str) -> BTreeSet<String> {
     let manifest = manifest(folder);
-    let table = manifest.get("dependencies").and_then(toml::Value::as_table);
-    table.map(|table| table.keys().cloned().collect()).unwrap_or_default()
+    let targets = manifest.get("target").and_then(toml::Value::as_table);
+    let tables = targets.into_iter().flat_map(|targets| targets.values());
+    let tables = tables.filter_map(toml::Value::as_table).chain([&manifest]);
+    tables
+        .filter_map(|table| table.get("dependencies").and_then(toml::Value::as_table))
+        .flat_map(|table| table.keys().cloned())
+        .collect()
 }
 
 #[test]
@@ -70,6 +81,9 @@ fn unsafe_code_is_in_the_hypervisor_alone() {
         "consensus/src/lib.rs",
         "replicas/src/lib.rs",
         "replicas/coordinator/src/lib.rs",
+        "replicas/unikernel/src/lib.rs",
+        "replicas/unikernel/src/main.rs",
+        "replicas/unikernel/image/src/lib.rs",
         "chaos-tests/src/lib.rs",
         "chaos-tests/teeth/src/lib.rs",
         "src/lib.rs",
@@ -84,7 +98,13 @@ fn unsafe_code_is_in_the_hypervisor_alone() {
 
 #[test]
 fn state_machines_need_no_operating_system() {
-    for root in ["state-machines/core/src/lib.rs", "state-machines/xenstore/src/lib.rs"] {
+    for root in [
+        "state-machines/core/src/lib.rs",
+        "state-machines/xenstore/src/lib.rs",
+        "hypervisor/guest/src/lib.rs",
+        "replicas/unikernel/src/lib.rs",
+        "replicas/unikernel/src/main.rs",
+    ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(root);
         let text = std::fs::read_to_string(path).expect("a crate's root");
         assert!(text.contains("#![no_std]"), "{root}");

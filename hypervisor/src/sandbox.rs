@@ -8,6 +8,7 @@
 //!   `ENOSYS`, so that a C library which tries something new falls back to what it
 //!   did before.
 //! * New processes cannot be made, only threads; memory cannot become executable.
+//! * Where it has a virtual machine, it can enter that; no other `ioctl` works.
 //! * Files: a replica that keeps nothing cannot open any. One that keeps its log
 //!   on disk can open files, confined to its own directory by Landlock where the
 //!   kernel has it.
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    ABI, Access as _, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus,
 };
 use seccompiler::{
@@ -25,6 +26,8 @@ use seccompiler::{
 };
 use thiserror::Error;
 
+use crate::kvm::KVM_RUN;
+
 /// Which files a replica can reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileAccess {
@@ -32,6 +35,16 @@ pub enum FileAccess {
     Nothing,
     /// Everything under one directory.
     Directory(PathBuf),
+}
+
+/// What a replica needs beside what all need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Which files it can reach.
+    pub files: FileAccess,
+    /// Whether it can enter the virtual machine that it has booted. It cannot make
+    /// another one, nor change this one.
+    pub runs_guest: bool,
 }
 
 /// Whether files outside the replica's directory are out of reach.
@@ -71,12 +84,12 @@ pub enum SandboxError {
 ///
 /// # Errors
 /// When the kernel lacks seccomp, or the directory does not exist.
-pub fn enter(files: &FileAccess) -> Result<Confinement, SandboxError> {
-    let confinement = match files {
+pub fn enter(access: &Access) -> Result<Confinement, SandboxError> {
+    let confinement = match &access.files {
         FileAccess::Nothing => Confinement::Enforced,
         FileAccess::Directory(directory) => confine(directory)?,
     };
-    for program in [kill_filter()?, allow_filter(files)?] {
+    for program in [kill_filter()?, allow_filter(access)?] {
         seccompiler::apply_filter_all_threads(&program)?;
     }
     Ok(confinement)
@@ -283,17 +296,20 @@ fn kill_filter() -> Result<BpfProgram, SandboxError> {
     compile(rules, SeccompAction::Allow, SeccompAction::KillProcess)
 }
 
-fn allow_filter(files: &FileAccess) -> Result<BpfProgram, SandboxError> {
+fn allow_filter(access: &Access) -> Result<BpfProgram, SandboxError> {
     // Where the two filters disagree, the kernel does the stricter thing.
     let mut rules: Rules =
         [ALWAYS, ALWAYS_LEGACY].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
-    if matches!(files, FileAccess::Directory(_)) {
+    if matches!(access.files, FileAccess::Directory(_)) {
         rules.extend([FILES, FILES_LEGACY].into_iter().flatten().map(|&call| (call, Vec::new())));
     }
     let if_arg = |index, operation, value: u64| {
         let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, operation, value)?;
         SeccompRule::new(vec![condition])
     };
+    if access.runs_guest {
+        rules.insert(libc::SYS_ioctl, vec![if_arg(1, SeccompCmpOp::Eq, KVM_RUN)?]);
+    }
     let no_exec = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
     rules.insert(libc::SYS_mmap, vec![if_arg(2, no_exec.clone(), 0)?]);
     rules.insert(libc::SYS_mprotect, vec![if_arg(2, no_exec, 0)?]);

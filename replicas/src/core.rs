@@ -28,16 +28,19 @@ mod snapshots;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use consensus::{Change, FenceEpoch, LogIndex, LogStore, Peer, PeerId, Role as PeerRole, Term};
+use consensus::{
+    Change, Committed, FenceEpoch, LogIndex, LogStore, Peer, PeerId, Role as PeerRole, Term,
+};
 use hypervisor::{Generation, ReplicaId};
-use state_machine::{Class, Digest, Input, InputNo, Numbered, Output, StateMachine};
+use state_machine::{Class, Digest, Input, InputNo, Output, StateMachine as _};
 use teeth::Bug;
 
 use crate::batch::{self, Batch};
 use crate::error::Fatal;
-use crate::frozen::Purpose;
+use crate::executor::{Execute, Results, Task, Treatment};
 use crate::outbox::{BatchNo, Emission, Outbox, Watermarks};
 use crate::protocol::{FromReplica, ToReplica, peer_id, replica_id};
+use crate::snapshot::Purpose;
 
 /// A batch is closed when its entry reaches this size.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -120,10 +123,10 @@ pub struct Progress {
 }
 
 /// See the module.
-pub struct Replica<M: StateMachine> {
+pub struct Replica<X: Execute> {
     id: ReplicaId,
     peer: Peer,
-    machine: Numbered<M>,
+    executor: X,
     generation: Generation,
     role: Role,
     quarantine: BTreeSet<InputNo>,
@@ -143,6 +146,8 @@ pub struct Replica<M: StateMachine> {
     membership_changed: bool,
     membership_told: Option<FromReplica>,
     freeze_wanted: Option<Purpose>,
+    /// The executor is making a snapshot.
+    encoding: bool,
     /// From freezing the state for the log until the log has the snapshot.
     snapshot_under_way: bool,
     /// An encoded snapshot of state that may not be committed yet.
@@ -153,7 +158,7 @@ pub struct Replica<M: StateMachine> {
     campaign_patience: u32,
     became_primary: bool,
     commit_announced: LogIndex,
-    scratch: Vec<Output>,
+    results: Results,
 }
 
 /// Encodes what the outbox lets go and sends it to the host.
@@ -174,15 +179,15 @@ fn emitter<'a>(
     }
 }
 
-impl<M: StateMachine> Replica<M> {
+impl<X: Execute> Replica<X> {
     /// A replica around a peer that was bootstrapped, joins, or was recovered.
     /// A recovered peer's snapshot and log come back through [`Self::turn`].
     #[must_use]
-    pub fn new(id: ReplicaId, peer: Peer) -> Self {
+    pub fn new(id: ReplicaId, peer: Peer, executor: X) -> Self {
         Self {
             id,
             peer,
-            machine: Numbered::default(),
+            executor,
             generation: Generation(0),
             role: Role::Standby,
             quarantine: BTreeSet::new(),
@@ -197,6 +202,7 @@ impl<M: StateMachine> Replica<M> {
             membership_changed: false,
             membership_told: None,
             freeze_wanted: None,
+            encoding: false,
             snapshot_under_way: false,
             early_snapshot: None,
             led_term: None,
@@ -204,7 +210,7 @@ impl<M: StateMachine> Replica<M> {
             campaign_patience: CAMPAIGN_TICKS,
             became_primary: false,
             commit_announced: LogIndex(0),
-            scratch: Vec::new(),
+            results: Results::default(),
         }
     }
 
@@ -215,7 +221,7 @@ impl<M: StateMachine> Replica<M> {
         Progress {
             generation: self.generation,
             role: self.role,
-            last_input: self.machine.last_input(),
+            last_input: self.executor.state().last_input,
             applied: self.applied,
             commit: self.peer.released(),
             last_index,
@@ -233,18 +239,19 @@ impl<M: StateMachine> Replica<M> {
     /// The last input that the state holds, and the digest of both.
     #[must_use]
     pub fn state(&self) -> (InputNo, Digest) {
-        (self.machine.last_input(), self.machine.digest())
+        let state = self.executor.state();
+        (state.last_input, state.digest)
     }
 
-    /// The state and its numbers, to look at.
+    /// What executes the inputs, to look at.
     #[must_use]
-    pub fn numbered(&self) -> &Numbered<M> {
-        &self.machine
+    pub fn executor(&self) -> &X {
+        &self.executor
     }
 
-    /// The machine, for scrubbing and fault injection.
-    pub fn machine_mut(&mut self) -> &mut M {
-        self.machine.machine_mut()
+    /// The same, for scrubbing and fault injection.
+    pub fn executor_mut(&mut self) -> &mut X {
+        &mut self.executor
     }
 
     /// Whether something is unreleased, so that waiting for it is worth a spin.
@@ -259,11 +266,12 @@ impl<M: StateMachine> Replica<M> {
         std::mem::take(&mut self.became_primary)
     }
 
-    /// Whether the next input may be given.
+    /// Whether the next input may be given, beside inputs of `at_hand_bytes` that
+    /// were taken and not given yet.
     #[must_use]
-    pub fn wants_input(&self) -> bool {
+    pub fn wants_input(&self, at_hand_bytes: usize) -> bool {
         self.role == Role::Primary
-            && self.batch.len() < BATCH_BYTES
+            && self.batch.len() + at_hand_bytes < BATCH_BYTES
             && self.in_flight.len() < BATCHES_IN_FLIGHT
             && self.outbox.bytes() < OUTBOX_BYTES
     }
@@ -303,7 +311,7 @@ impl<M: StateMachine> Replica<M> {
                 self.changes.push_back(Change::Remove(peer_id(id)));
             }
             ToReplica::Export { ticket } => self.freeze_wanted = Some(Purpose::Export { ticket }),
-            ToReplica::Corrupt { seed } => self.machine.machine_mut().flip_bit(seed),
+            ToReplica::Corrupt { seed } => self.executor.flip_bit(seed)?,
             // The runtime's own, or out of date.
             ToReplica::Introduce { .. }
             | ToReplica::Slow { .. }
@@ -337,57 +345,81 @@ impl<M: StateMachine> Replica<M> {
         Ok(())
     }
 
-    /// As primary: takes the next input of the intake.
+    /// As primary: takes the next inputs of the intake.
     ///
     /// # Errors
-    /// [`Fatal::Corruption`] when the state is not what it should be.
-    pub fn on_input(
+    /// [`Fatal::Corruption`] when the state is not what it should be; or what
+    /// executes them has come to its end.
+    pub fn on_inputs(
         &mut self,
-        no: InputNo,
-        input: &Input<'_>,
+        inputs: &[(InputNo, Input<'_>)],
         link: &mut dyn Link,
     ) -> Result<(), Fatal> {
         debug_assert_eq!(self.role, Role::Primary);
-        let quarantined = self.is_quarantined(no);
-        let class = M::classify(input);
+        let tasks: Vec<_> = inputs.iter().map(|&(no, input)| self.task(no, input)).collect();
+        let mut results = std::mem::take(&mut self.results);
+        results.clear();
+        self.executor.run(&tasks, &mut results)?;
         let mut emit = emitter(link, self.generation);
-        if class == Class::Query {
-            if quarantined {
-                self.machine.refuse(no, input, &mut self.scratch);
-            } else {
-                self.machine.query(no, input, &mut self.scratch)?;
-            }
+        results.for_each(|task, applied, outputs| {
+            self.on_result(&tasks[task], applied, outputs, &mut emit);
+        });
+        self.results = results;
+        Ok(())
+    }
+
+    fn task<'a>(&self, no: InputNo, input: Input<'a>) -> Task<'a> {
+        let quarantined = self.is_quarantined(no);
+        let treatment = match (X::Machine::classify(&input), quarantined) {
+            (Class::Query, false) => Treatment::Query,
+            (Class::Query, true) => Treatment::Refuse,
+            (_, false) => Treatment::Apply,
+            (_, true) => Treatment::Quarantine,
+        };
+        Task { no, input, treatment }
+    }
+
+    /// Takes what an input has yielded.
+    fn on_result(
+        &mut self,
+        task: &Task<'_>,
+        applied: bool,
+        outputs: &mut dyn Iterator<Item = Output>,
+        emit: &mut dyn FnMut(Emission<'_>),
+    ) {
+        let Task { no, ref input, treatment } = *task;
+        if matches!(treatment, Treatment::Query | Treatment::Refuse) {
             let dirty = teeth::bites(Bug::DirtyRead);
             let seen = if dirty { BatchNo(0) } else { self.last_command };
-            for output in self.scratch.drain(..) {
-                self.outbox.answer(seen, output, &mut emit);
+            for output in outputs {
+                self.outbox.answer(seen, output, emit);
             }
-            self.outbox.done(self.last_command, no, &mut emit);
-            return Ok(());
+            self.outbox.done(self.last_command, no, emit);
+            return;
+        }
+        if !applied {
+            // Applied before the promotion: its outputs were kept.
+            self.outbox.done(BatchNo(0), no, emit);
+            return;
         }
         let batch = self.batch.no();
-        if !self.machine.apply(no, input, quarantined, &mut self.scratch)? {
-            // Applied before the promotion: its outputs were kept.
-            self.outbox.done(BatchNo(0), no, &mut emit);
-            return Ok(());
-        }
-        let class = if quarantined { Class::Command } else { class };
+        let quarantined = treatment == Treatment::Quarantine;
+        let class = if quarantined { Class::Command } else { X::Machine::classify(input) };
         let is_command = class == Class::Command;
         self.batch.push(no, input, quarantined, is_command);
-        for output in self.scratch.drain(..) {
+        for output in outputs {
             let release = match (class, &output) {
                 (Class::Tentative, Output::Reply { .. }) => BatchNo(0),
                 (Class::Opening, Output::Reply { .. }) => self.last_command,
                 _ => batch,
             };
-            self.outbox.logged(release, output, &mut emit);
+            self.outbox.logged(release, output, emit);
         }
         let freed = if teeth::bites(Bug::FreedBeforeLogged) { BatchNo(0) } else { batch };
-        self.outbox.done(freed, no, &mut emit);
+        self.outbox.done(freed, no, emit);
         if is_command {
             self.last_command = batch;
         }
-        Ok(())
     }
 
     /// Whether the inputs at hand should be proposed now rather than wait for
@@ -438,11 +470,8 @@ impl<M: StateMachine> Replica<M> {
             self.install(install.index, &install.data)?;
             moved = true;
         }
-        for entry in actions.committed {
-            link.at_work();
-            moved = true;
-            self.commit(entry.index, &entry.data, link)?;
-        }
+        moved |= !actions.committed.is_empty();
+        self.commit(&actions.committed, link)?;
         self.follow_peer()?;
         self.tell_of_campaign(link);
         if actions.snapshot_wanted && !self.snapshot_under_way && self.freeze_wanted.is_none() {
@@ -469,7 +498,7 @@ impl<M: StateMachine> Replica<M> {
 
     fn show_digest(&self, due: bool, link: &mut dyn Link) {
         if due && self.batch.is_empty() {
-            link.show_digest(self.applied, self.machine.digest());
+            link.show_digest(self.applied, self.executor.state().digest);
         }
     }
 
@@ -478,32 +507,58 @@ impl<M: StateMachine> Replica<M> {
         self.show_digest(true, link);
     }
 
-    fn commit(&mut self, index: LogIndex, entry: &[u8], link: &mut dyn Link) -> Result<(), Fatal> {
-        if entry.is_empty() {
-            self.membership_changed = true;
-            self.change_under_way.take_if(|at| *at <= index);
-        }
-        if !self.leads() {
-            for logged in batch::inputs(entry) {
-                let logged = logged?;
-                if teeth::bites(Bug::TentativeNotReplicated)
-                    && M::classify(&logged.input) == Class::Tentative
-                {
-                    continue;
-                }
-                let quarantined = logged.quarantined && !teeth::bites(Bug::QuarantineNotReplicated);
-                self.machine.apply(logged.no, &logged.input, quarantined, &mut self.scratch)?;
-                for output in self.scratch.drain(..) {
-                    self.outbox.keep(output);
-                }
+    fn commit(&mut self, entries: &[Committed], link: &mut dyn Link) -> Result<(), Fatal> {
+        let mut tasks = Vec::new();
+        for (entry, left) in entries.iter().zip((0..entries.len()).rev()) {
+            let index = entry.index;
+            link.at_work();
+            if entry.data.is_empty() {
+                self.membership_changed = true;
+                self.change_under_way.take_if(|at| *at <= index);
+            }
+            // As primary, the state has these inputs already.
+            if !self.leads() {
+                Self::logged_tasks(&entry.data, &mut tasks)?;
+            }
+            let shows = index.0.is_multiple_of(DIGEST_EVERY);
+            if left > 0 && !shows && tasks.len() < self.executor.tasks_at_once() {
+                continue;
+            }
+            self.apply_logged(&tasks)?;
+            tasks.clear();
+            self.applied = self.applied.max(index);
+            self.peer.applied(index);
+            if !self.leads() {
+                self.show_digest(shows, link);
             }
         }
-        // As primary, the state has these inputs already.
-        self.applied = self.applied.max(index);
-        self.peer.applied(index);
-        if !self.leads() {
-            self.show_digest(index.0.is_multiple_of(DIGEST_EVERY), link);
+        Ok(())
+    }
+
+    /// Adds the inputs of a log entry.
+    fn logged_tasks<'a>(entry: &'a [u8], tasks: &mut Vec<Task<'a>>) -> Result<(), Fatal> {
+        for logged in batch::inputs(entry) {
+            let logged = logged?;
+            if teeth::bites(Bug::TentativeNotReplicated)
+                && X::Machine::classify(&logged.input) == Class::Tentative
+            {
+                continue;
+            }
+            let quarantined = logged.quarantined && !teeth::bites(Bug::QuarantineNotReplicated);
+            let treatment = if quarantined { Treatment::Quarantine } else { Treatment::Apply };
+            tasks.push(Task { no: logged.no, input: logged.input, treatment });
         }
+        Ok(())
+    }
+
+    fn apply_logged(&mut self, tasks: &[Task<'_>]) -> Result<(), Fatal> {
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        self.results.clear();
+        self.executor.run(tasks, &mut self.results)?;
+        let outbox = &mut self.outbox;
+        self.results.for_each(|_, _, outputs| outputs.for_each(|output| outbox.keep(output)));
         Ok(())
     }
 

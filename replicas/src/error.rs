@@ -43,6 +43,9 @@ pub enum Fatal {
     /// A ring's content is not what its writer can have written.
     #[error("ring: {0}")]
     Ring(String),
+    /// Its virtual machine has come to its end.
+    #[error("guest: {0}")]
+    Guest(String),
     /// It cannot be locked in.
     #[error("sandbox: {0}")]
     Sandbox(#[from] hypervisor::sandbox::SandboxError),

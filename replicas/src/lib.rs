@@ -5,16 +5,17 @@
 //! simulator drives both as the process does. [`start`] is the process.
 #![forbid(unsafe_code)]
 
+pub mod background;
 pub mod batch;
 pub mod core;
-pub mod encoder;
 pub mod error;
-pub mod frozen;
+pub mod executor;
 pub mod outbox;
 mod process;
 pub mod protocol;
 pub mod runtime;
 mod scrubber;
+pub mod snapshot;
 pub mod spec;
 
 pub use process::start;

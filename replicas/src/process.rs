@@ -5,15 +5,16 @@ use std::time::{Duration, Instant};
 
 use consensus::{LogStore, MemoryStore, RocksStore};
 use hypervisor::fabric::ReplicaFabric;
-use hypervisor::sandbox::{self, FileAccess};
+use hypervisor::sandbox::{self, Access, FileAccess};
 use hypervisor::waiting::{Nap, Spinner, Turn, set_time_slice};
 use hypervisor::{death, domain};
 use state_machine::StateMachine;
 
-use crate::encoder::Encoder;
+use crate::background::Worker;
 use crate::error::Fatal;
+use crate::executor::{Execute, Local};
 use crate::runtime::Runtime;
-use crate::spec::{ReplicaSpec, Storage};
+use crate::spec::{Backend, ReplicaSpec, Storage};
 
 /// Shorter than the host's: a replica that is woken runs at once, and the host
 /// goes on when it sleeps again.
@@ -23,15 +24,17 @@ const TIME_SLICE: Duration = Duration::from_micros(100);
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 /// Runs a replica of `M` on the descriptors that the host left to this process.
-/// Comes back only when it must stop; why is also in its page, for the host.
+/// `image` is what its virtual machine boots, if it is to have one: a program that
+/// executes an `M`. Comes back only when it must stop; why is also in its page, for
+/// the host.
 #[must_use]
-pub fn start<M: StateMachine + 'static>(spec: &ReplicaSpec) -> Fatal {
+pub fn start<M: StateMachine + 'static>(spec: &ReplicaSpec, image: &[u8]) -> Fatal {
     let fabric = match attach(spec) {
         Ok(fabric) => fabric,
         Err(fatal) => return fatal,
     };
     let page = fabric.page().clone();
-    let Err(fatal) = run::<M>(spec, fabric);
+    let Err(fatal) = run::<M>(spec, image, fabric);
     page.mark_crashed(fatal.to_string().as_bytes());
     fatal
 }
@@ -46,6 +49,7 @@ fn attach(spec: &ReplicaSpec) -> Result<ReplicaFabric, Fatal> {
 
 fn run<M: StateMachine + 'static>(
     spec: &ReplicaSpec,
+    image: &[u8],
     fabric: ReplicaFabric,
 ) -> Result<std::convert::Infallible, Fatal> {
     let os = |what| move |source| Fatal::Os { what, source };
@@ -62,19 +66,38 @@ fn run<M: StateMachine + 'static>(
     let _ = set_time_slice(TIME_SLICE);
     let nap = Nap::new(fabric.doorbell_fd(), spec.beat()).map_err(os("making a timer"))?;
     // Before the first thread is started: it must not escape.
-    sandbox::enter(&files)?;
-    let store = open_store(&spec.storage)?;
-    let encoder = Encoder::<M>::start()?;
-    let runtime = Runtime::new(spec, fabric, store, Box::new(encoder), Instant::now())?;
-    drive(spec, runtime, &nap)
+    let lock_in = |runs_guest| sandbox::enter(&Access { files, runs_guest });
+    match spec.backend {
+        Backend::Process => {
+            lock_in(false)?;
+            let executor = Local::<M>::new(Box::new(Worker::start()?));
+            drive(spec, fabric, executor, &nap)
+        }
+        #[cfg(target_arch = "x86_64")]
+        Backend::Kvm { memory_bytes } => {
+            use crate::executor::{Guest, Virtual};
+            let guest = Guest::boot(image, memory_bytes)?;
+            lock_in(true)?;
+            let executor = Virtual::<M>::new(guest, Box::new(Worker::start()?))?;
+            drive(spec, fabric, executor, &nap)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Backend::Kvm { .. } => {
+            let _ = image;
+            Err(Fatal::Guest("there are images for x86-64 only".into()))
+        }
+    }
 }
 
 /// Steps and sleeps until something fatal happens.
-fn drive<M: StateMachine>(
+fn drive(
     spec: &ReplicaSpec,
-    runtime: Runtime<M>,
+    fabric: ReplicaFabric,
+    executor: impl Execute,
     nap: &Nap,
 ) -> Result<std::convert::Infallible, Fatal> {
+    let store = open_store(&spec.storage)?;
+    let runtime = Runtime::new(spec, fabric, store, executor, Instant::now())?;
     // What is fatal ends the process. To take a large state apart before would
     // only keep those waiting who wait for its end.
     let mut runtime = ManuallyDrop::new(runtime);

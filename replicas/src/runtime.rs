@@ -10,12 +10,12 @@ use consensus::{LogIndex, LogStore};
 use hypervisor::fabric::{DigestRecord, ReplicaFabric, Role as PageRole, SleepLimit};
 use hypervisor::waiting::Pace;
 use hypervisor::{ReplicaId, SlotId};
-use state_machine::{Digest, Input, InputNo, OutputNo, Reader, StateMachine};
+use state_machine::{CodecError, Digest, Input, InputNo, OutputNo, Reader};
 use teeth::Bug;
 
 use crate::core::{Link, Progress, Replica, Role};
-use crate::encoder::Encode;
 use crate::error::Fatal;
+use crate::executor::Execute;
 use crate::outbox::Watermarks;
 use crate::protocol::ToReplica;
 use crate::scrubber::Scrubber;
@@ -62,13 +62,11 @@ impl Link for RingLink<'_> {
 }
 
 /// A running replica.
-pub struct Runtime<M: StateMachine> {
-    replica: Replica<M>,
+pub struct Runtime<X: Execute> {
+    replica: Replica<X>,
     fabric: ReplicaFabric,
     store: Box<dyn LogStore>,
     slots: BTreeMap<ReplicaId, SlotId>,
-    encoder: Box<dyn Encode<M>>,
-    encoding: bool,
     pace: Pace,
     /// Whether there was work since the pace was looked at.
     worked: bool,
@@ -78,6 +76,34 @@ pub struct Runtime<M: StateMachine> {
     slow: Duration,
     shown: Option<Progress>,
     buffer: Vec<u8>,
+    at_hand: AtHand,
+}
+
+/// Inputs that were taken, to be executed together.
+#[derive(Default)]
+struct AtHand {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl AtHand {
+    fn push(&mut self, record: &[u8]) {
+        self.bytes.extend_from_slice(record);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    fn inputs(&self) -> Result<Vec<(InputNo, Input<'_>)>, CodecError> {
+        let begins = std::iter::once(&0).chain(&self.ends);
+        begins
+            .zip(&self.ends)
+            .map(|(&begin, &end)| Input::decode(&mut Reader::new(&self.bytes[begin..end])))
+            .collect()
+    }
 }
 
 /// What a step has come to.
@@ -91,8 +117,9 @@ pub struct Step {
     pub waits_for_peers: bool,
 }
 
-impl<M: StateMachine> Runtime<M> {
+impl<X: Execute> Runtime<X> {
     /// The replica that the host has asked for, on its fabric and its log.
+    /// `executor` has a new state machine.
     ///
     /// # Errors
     /// [`Fatal`] when it cannot be that.
@@ -100,17 +127,15 @@ impl<M: StateMachine> Runtime<M> {
         spec: &ReplicaSpec,
         fabric: ReplicaFabric,
         mut store: Box<dyn LogStore>,
-        encoder: Box<dyn Encode<M>>,
+        executor: X,
         now: Instant,
     ) -> Result<Self, Fatal> {
         let peer = spec.peer(&mut *store)?;
         let mut runtime = Self {
-            replica: Replica::new(spec.replica_id(), peer),
+            replica: Replica::new(spec.replica_id(), peer, executor),
             fabric,
             store,
             slots: BTreeMap::new(),
-            encoder,
-            encoding: false,
             pace: Pace::new(spec.beat(), spec.idle_beat(), now),
             worked: true,
             next_beat: now,
@@ -119,6 +144,7 @@ impl<M: StateMachine> Runtime<M> {
             slow: Duration::ZERO,
             shown: None,
             buffer: Vec::new(),
+            at_hand: AtHand::default(),
         };
         for &(id, slot) in &spec.peers {
             if let Some(slot) = SlotId::new(slot) {
@@ -171,13 +197,13 @@ impl<M: StateMachine> Runtime<M> {
     /// Whether there will be something to do of which nobody tells.
     pub fn must_look_again(&mut self) -> bool {
         // Nobody rings for an encoded snapshot, nor always for room in a ring.
-        self.encoding || self.has_backlog()
+        self.replica.is_encoding() || self.has_backlog()
     }
 
     /// Sleeps until somebody rings or the limit is reached, unless something has
     /// come already.
     pub fn sleep<'a>(&mut self, limit: impl Into<SleepLimit<'a>>) {
-        let (wants_input, slots) = (self.replica.wants_input(), &self.slots);
+        let (wants_input, slots) = (self.replica.wants_input(0), &self.slots);
         self.fabric.wait(limit, |fabric| has_come(fabric, wants_input, slots));
     }
 
@@ -185,7 +211,7 @@ impl<M: StateMachine> Runtime<M> {
     /// from here on. Says whether there is nothing to do meanwhile.
     pub fn prepare_sleep(&mut self) -> bool {
         self.fabric.prepare_sleep();
-        !has_come(&mut self.fabric, self.replica.wants_input(), &self.slots)
+        !has_come(&mut self.fabric, self.replica.wants_input(0), &self.slots)
     }
 
     /// The others need not ring any more.
@@ -199,7 +225,7 @@ impl<M: StateMachine> Runtime<M> {
     }
 
     /// What runs on the rings, to look at.
-    pub fn replica(&self) -> &Replica<M> {
+    pub fn replica(&self) -> &Replica<X> {
         &self.replica
     }
 
@@ -278,7 +304,7 @@ impl<M: StateMachine> Runtime<M> {
         let mut moved = false;
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..INPUTS_PER_TURN {
-            if !self.replica.wants_input()
+            if !self.replica.wants_input(self.at_hand.bytes.len())
                 || self.fabric.outputs().backlog_bytes() > OUTPUT_BACKLOG_BYTES
             {
                 break;
@@ -290,24 +316,46 @@ impl<M: StateMachine> Runtime<M> {
             moved = true;
             self.worked = true;
             let (_, input) = Input::decode(&mut Reader::new(&buffer))?;
-            self.apply(InputNo(no), &input)?;
+            if matches!(input, Input::Poison) && !self.replica.is_quarantined(InputNo(no)) {
+                self.execute()?;
+                // The page goes on telling which input it was.
+                self.fabric.page().set_applying_input(no);
+                return Err(Fatal::Poisoned);
+            }
+            self.at_hand.push(&buffer);
+            if self.at_hand.ends.len() >= self.replica.executor().tasks_at_once() {
+                self.execute()?;
+            }
         }
+        self.execute()?;
         self.buffer = buffer;
         Ok(moved)
     }
 
-    /// Applies an input; should it kill this process, the page tells which.
-    fn apply(&mut self, no: InputNo, input: &Input<'_>) -> Result<(), Fatal> {
-        self.fabric.page().set_applying_input(no.0);
-        if matches!(input, Input::Poison) && !self.replica.is_quarantined(no) {
-            // The page goes on telling which input it was.
-            return Err(Fatal::Poisoned);
+    /// Executes the inputs at hand; should one of them kill this process, the page
+    /// tells which. Where several are executed at once, that is known only when
+    /// there is somebody left to tell: whoever hangs does not.
+    fn execute(&mut self) -> Result<(), Fatal> {
+        let inputs = self.at_hand.inputs()?;
+        if let [(no, _)] = inputs[..] {
+            self.fabric.page().set_applying_input(no.0);
+        }
+        if inputs.is_empty() {
+            return Ok(());
         }
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
-        self.replica.on_input(no, input, &mut link)?;
+        let done = self.replica.on_inputs(&inputs, &mut link);
+        if done.is_err() {
+            let culprit = self.replica.executor().culprit().and_then(|at| inputs.get(at));
+            if let Some((no, _)) = culprit {
+                self.fabric.page().set_applying_input(no.0);
+            }
+        }
+        done?;
         if !teeth::bites(Bug::ApplyingMarkLeft) {
             self.fabric.page().set_applying_input(0);
         }
+        self.at_hand.clear();
         Ok(())
     }
 
@@ -323,7 +371,7 @@ impl<M: StateMachine> Runtime<M> {
         let watermarks = self.watermarks();
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
         let moved = self.replica.turn(&mut *self.store, watermarks, idle, &mut link)?;
-        self.snapshots(watermarks)?;
+        self.replica.snapshots(watermarks)?;
         let lengthened = self.publish();
         self.flush(lengthened);
         Ok(moved)
@@ -365,22 +413,6 @@ impl<M: StateMachine> Runtime<M> {
         })
     }
 
-    /// Has snapshots encoded elsewhere, and takes them back.
-    fn snapshots(&mut self, watermarks: Watermarks) -> Result<(), Fatal> {
-        if !self.encoding
-            && let Some(frozen) = self.replica.take_frozen(watermarks)
-        {
-            self.encoding = self.encoder.give(frozen);
-        }
-        if self.encoding
-            && let Some(encoded) = self.encoder.take()
-        {
-            self.encoding = false;
-            self.replica.on_encoded(encoded.purpose, encoded.index, encoded.bytes?);
-        }
-        Ok(())
-    }
-
     /// What is done once a beat, however busy the replica is.
     fn tick(&mut self, now: Instant) -> Result<(), Fatal> {
         self.next_beat = now + self.pace.period();
@@ -391,7 +423,7 @@ impl<M: StateMachine> Runtime<M> {
         self.turn(true)?;
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
         self.replica.show_digest_now(&mut link);
-        self.scrubber.slice(self.replica.machine_mut(), self.pace.stretch())?;
+        self.scrubber.slice(self.replica.executor_mut(), self.pace.stretch())?;
         self.replica.compact(self.log.entries_max, self.log.entries_kept);
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Checks the state bit by bit, in slices that hold nobody up.
 
-use state_machine::{ScrubProgress, StateMachine};
+use state_machine::ScrubProgress;
 
 use crate::error::Fatal;
+use crate::executor::Execute;
 
 /// Items checked in the smallest and the largest slice of scrubbing.
 const SCRUB_BUDGETS: (usize, usize) = (32, 256);
@@ -23,13 +24,13 @@ impl Default for Scrubber {
 
 impl Scrubber {
     /// Checks a slice; one as long as `stretch` others, when they come as seldom.
-    pub(crate) fn slice<M: StateMachine>(
+    pub(crate) fn slice(
         &mut self,
-        machine: &mut M,
+        executor: &mut impl Execute,
         stretch: u32,
     ) -> Result<(), Fatal> {
         self.slices += stretch;
-        match machine.scrub(self.budget * stretch as usize)? {
+        match executor.scrub(self.budget * stretch as usize)? {
             ScrubProgress::PassDone => {
                 if self.slices <= SCRUB_SLICES / 4 {
                     self.budget = (self.budget / 2).max(SCRUB_BUDGETS.0);

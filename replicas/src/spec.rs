@@ -70,6 +70,30 @@ pub enum Storage {
     },
 }
 
+/// Where a replica's state machine is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// In the replica's own process.
+    Process,
+    /// In a virtual machine of its own, on KVM.
+    Kvm {
+        /// The machine's memory, in bytes.
+        memory_bytes: u64,
+    },
+}
+
+impl Backend {
+    /// Its name in the configuration and in what is shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Kvm { .. } => "kvm",
+        }
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaSpec {
@@ -83,6 +107,8 @@ pub struct ReplicaSpec {
     pub ack: Ack,
     /// Where its log is.
     pub storage: Storage,
+    /// Where its state machine is executed.
+    pub backend: Backend,
     /// How long it yields before it blocks, microseconds.
     pub spin_us: u32,
     /// How long it yields while a batch waits for other replicas, microseconds.

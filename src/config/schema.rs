@@ -1,7 +1,7 @@
 //! Every key: its name, what it may be, what it means, and its field.
 
 use super::value::{Allowed, Field, Value};
-use super::{AckPolicy, Config, Durability, LogLevel};
+use super::{AckPolicy, BackendChoice, Config, Durability, LogLevel};
 
 /// A key of the configuration.
 #[derive(Debug)]
@@ -78,6 +78,8 @@ pub const KEYS: &[Key] = keys! {
         "what survives the death of all replicas: nothing, or what was answered (power: synced)";
     "xenstore.rebuild" => xenstore.rebuild, Allowed::Switch,
         "whether a lost replica is replaced";
+    "xenstore.backend" => xenstore.backend, Allowed::OneOf(BackendChoice::NAMES),
+        "whether replicas' state machines run in virtual machines, in processes, or by turns";
     "xenstore.affinity" => xenstore.affinity, Allowed::Core,
         "the core that the component's threads share: chosen, left to the kernel, or this one";
     "xenstore.front_spin_us" => xenstore.front_spin_us, whole(0, 10_000),

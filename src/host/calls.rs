@@ -378,12 +378,15 @@ impl Host {
         let replication_factor = decisions.policy().replication_factor;
         let xenstore = &self.settings.config.xenstore;
         let monitor = &self.settings.config.monitor;
+        let (backend, backend_reason) = self.settings.backends.describe();
         let component = Component {
             name: COMPONENT.into(),
             health: Component::health_of(replication_factor, &replicas),
             generation: decisions.generation().0,
             ack_policy: xenstore.ack,
             durability: xenstore.durability,
+            backend: backend.into(),
+            backend_reason: backend_reason.into(),
             replication_factor,
             detect_ms: monitor.detect_ms.into(),
             starved_limit_ms: monitor.starved_limit_ms.into(),
@@ -416,6 +419,7 @@ impl Host {
         Replica {
             id: id.0,
             slot: slot.get(),
+            backend: self.settings.backends.of(slot).name().into(),
             pid: self.coordinator.domain(id).map_or(0, |domain| {
                 u32::try_from(domain.process().pid().as_raw_nonzero().get()).unwrap_or_default()
             }),

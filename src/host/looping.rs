@@ -66,6 +66,8 @@ impl Host {
         let settings = Arc::new(Settings::new(config)?);
         raise_descriptor_limit();
         let events = start.events;
+        let (backend, why) = settings.backends.describe();
+        events.info(&[Tag::Host, Tag::Xenstore], format!("backend {backend}: {why}"));
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?);
         let waker = Waker::new().context("the doorbell")?;
         let machine = Machine::new(Arc::clone(&settings), Arc::clone(&epoll), waker.clone())

@@ -11,11 +11,11 @@ use std::time::Instant;
 
 use consensus::{LogStore, RocksStore};
 use coordinator::{DeathWatch, Domain, LogOnDisk, Platform, PlatformError, Token, Used};
-use hypervisor::ReplicaId;
+use hypervisor::{ReplicaId, SlotId};
 use hypervisor::domain::{CpuTimes, Limits, ProcessDomain, SpawnSpec};
 use hypervisor::fabric::ReplicaPageView;
 use hypervisor::waiting::pin_process;
-use replica::spec::{ReplicaSpec, Storage};
+use replica::spec::{Backend, ReplicaSpec, Storage};
 use rustix::event::epoll;
 
 use super::launcher::Launcher;
@@ -158,6 +158,10 @@ impl Platform for Machine {
 
     fn storage(&self, id: ReplicaId) -> Storage {
         self.settings.storage(id)
+    }
+
+    fn backend(&self, slot: SlotId) -> Backend {
+        self.settings.backends.of(slot)
     }
 
     fn logs(&mut self) -> Result<Vec<LogOnDisk>, PlatformError> {

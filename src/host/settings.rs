@@ -8,11 +8,13 @@ use coordinator::FrontLimits;
 use hypervisor::ReplicaId;
 use hypervisor::decision::{self, Policy};
 use hypervisor::fabric::FabricConfig;
+use hypervisor::kvm::Availability;
 use hypervisor::monitor::MonitorConfig;
 use hypervisor::waiting::{Core, CoreChooser, pin_current_thread};
 use replica::spec::{LogLimits, Storage};
 use std::time::Duration;
 
+use super::backend::Backends;
 use crate::config::{AckPolicy, Affinity, Config, Durability};
 
 /// The name of the component, and of its directory below the state directory.
@@ -41,6 +43,8 @@ const IDLE_BEAT_MS: u32 = 100;
 pub(crate) struct Settings {
     /// This program.
     pub(crate) exe: PathBuf,
+    /// Where the replicas' state machines are executed.
+    pub(crate) backends: Backends,
     /// The configuration as it was loaded.
     pub(crate) config: Config,
     /// The core that the component's threads share just now.
@@ -54,6 +58,15 @@ impl Settings {
     /// When the own program cannot be found.
     pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
         let exe = std::env::current_exe().context("finding the own program")?;
+        let backends = Backends::choose(
+            config.xenstore.backend,
+            &Availability::probe(),
+            unikernel_image::IS_BUILT,
+            mib(config.limits.memory_mib),
+        );
+        let backends = backends.map_err(|why| {
+            anyhow::anyhow!("xenstore.backend \"{}\": {why}", config.xenstore.backend)
+        })?;
         let core = match config.xenstore.affinity {
             Affinity::Off => None,
             Affinity::Core(core) => Some(Core(u16::try_from(core).context("xenstore.affinity")?)),
@@ -63,7 +76,7 @@ impl Settings {
                 chooser.least_busy()
             }
         };
-        Ok(Self { exe, config, core: Mutex::new(core) })
+        Ok(Self { exe, backends, config, core: Mutex::new(core) })
     }
 
     /// The core that the component's threads share.
@@ -175,8 +188,12 @@ impl Settings {
 
     /// The most memory of one replica.
     pub(crate) fn memory_bytes(&self) -> Option<u64> {
-        Some(u64::from(self.config.limits.memory_mib) << 20)
+        Some(mib(self.config.limits.memory_mib))
     }
+}
+
+fn mib(mib: u32) -> u64 {
+    u64::from(mib) << 20
 }
 
 fn kib(kib: u32) -> usize {

@@ -61,6 +61,7 @@ impl fmt::Display for Component {
             f,
             "{name}: {health}, generation {generation}, {factor} replicas, {ack_policy}, {durability}"
         )?;
+        writeln!(f, "  backend {}: {}", self.backend, self.backend_reason)?;
         let counters = &self.counters;
         writeln!(
             f,
@@ -76,8 +77,8 @@ impl fmt::Display for Component {
         }
         writeln!(
             f,
-            "  {:>7} {:<8} {:<9} {:>8} {:>12} {:>12}  digest",
-            "replica", "role", "state", "pid", "last input", "commit"
+            "  {:>7} {:<8} {:<9} {:<7} {:>8} {:>12} {:>12}  digest",
+            "replica", "role", "state", "backend", "pid", "last input", "commit"
         )?;
         for replica in &self.replicas {
             writeln!(f, "  {replica}")?;
@@ -116,8 +117,8 @@ impl fmt::Display for Component {
 
 impl fmt::Display for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, role, state, pid, last_input, commit_index, .. } = self;
-        write!(f, "{id:>7} {role:<8} {state:<9} {pid:>8} {last_input:>12} {commit_index:>12}  ")?;
+        let Self { id, role, state, backend, pid, last_input, commit_index, .. } = self;
+        write!(f, "{id:>7} {role:<8} {state:<9} {backend:<7} {pid:>8} {last_input:>12} {commit_index:>12}  ")?;
         match &self.digest {
             Some(digest) => write!(f, "{}@{}", digest.digest, digest.log_index),
             None => f.write_str("-"),
@@ -135,11 +136,12 @@ mod tests {
 degraded: rvmm 0.1.0, pid 77, up 1m 1s, /run/rvmm
 
 xenstore: degraded, generation 2, 3 replicas, all-live, volatile
+  backend kvm: KVM is usable, on Intel VMX
   8 clients; 1234 inputs, 1200 outputs, 0 pending
-  replica role     state          pid   last input       commit  digest
-        2 primary  running       1002           42            7  00c0ffee00c0ffee@40
-        3 standby  running       1003           43            7  00c0ffee00c0ffee@40
-        4 learner  starting      1004           44            7  00c0ffee00c0ffee@40
+  replica role     state     backend      pid   last input       commit  digest
+        2 primary  running   kvm         1002           42            7  00c0ffee00c0ffee@40
+        3 standby  running   kvm         1003           43            7  00c0ffee00c0ffee@40
+        4 learner  starting  kvm         1004           44            7  00c0ffee00c0ffee@40
   failovers: 1; the last, in microseconds:
   from>to cause          detect    fence  promote   replay    total
       1>2 died              110       40      200      150      500

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use consensus::{LogStore, MemoryStore};
 use hypervisor::ReplicaId;
 use hypervisor::fabric::ReplicaFabric;
-use replica::encoder::{Encode, Encoded};
+use replica::background::{Background, Job};
 use replica::error::Fatal;
-use replica::frozen::Frozen;
+use replica::executor::Local;
 use replica::runtime::Runtime;
+use replica::snapshot::Encoded;
 use replica::spec::{ReplicaSpec, Storage};
 use xenstore::Xenstore;
 
@@ -24,13 +25,13 @@ struct SlowEncoder {
     ready: Option<(u64, Encoded)>,
 }
 
-impl Encode<Xenstore> for SlowEncoder {
-    fn give(&mut self, frozen: Frozen<Xenstore>) -> bool {
+impl Background for SlowEncoder {
+    fn give(&mut self, job: Job) -> bool {
         if self.ready.is_some() {
             return false;
         }
         let at = self.clock.now_us() + self.takes_us;
-        self.ready = Some((at, Encoded::from_frozen(frozen)));
+        self.ready = Some((at, job()));
         true
     }
 
@@ -47,7 +48,7 @@ pub(super) struct Body {
     memory: Option<Vec<OwnedFd>>,
     pub(super) process: Rc<Process>,
     pub(super) alive: Alive,
-    pub(super) runtime: Option<Runtime<Xenstore>>,
+    pub(super) runtime: Option<Runtime<Local<Xenstore>>>,
     /// When the host gets its hand on the process.
     pub(super) launched_us: u64,
     /// It has told the others that it sleeps.
@@ -102,7 +103,8 @@ impl Body {
             (_, Some(disk)) => Box::new(disk.handle(&self.alive)),
         };
         let encoder = SlowEncoder { clock: clock.clone(), takes_us: encoding_us, ready: None };
-        match Runtime::new(&self.spec, fabric, store, Box::new(encoder), clock.read()) {
+        let executor = Local::new(Box::new(encoder));
+        match Runtime::new(&self.spec, fabric, store, executor, clock.read()) {
             Ok(runtime) => self.runtime = Some(runtime),
             Err(fatal) => {
                 page.mark_crashed(fatal.to_string().as_bytes());

@@ -12,8 +12,8 @@ use coordinator::{DeathWatch, Domain, LogOnDisk, Observed, Platform, PlatformErr
 use hypervisor::decision::Cause;
 use hypervisor::domain::CpuTimes;
 use hypervisor::fabric::ReplicaPageView;
-use hypervisor::{Generation, ReplicaId};
-use replica::spec::{ReplicaSpec, Storage};
+use hypervisor::{Generation, ReplicaId, SlotId};
+use replica::spec::{Backend, ReplicaSpec, Storage};
 use state_machine::{ConnId, DomId, InputNo};
 
 use super::disk::SimDisk;
@@ -251,6 +251,10 @@ impl Platform for SimMachine {
 
     fn bind(&self, _: &SimDomain) -> Result<(), PlatformError> {
         Ok(())
+    }
+
+    fn backend(&self, _: SlotId) -> Backend {
+        Backend::Process
     }
 
     fn storage(&self, id: ReplicaId) -> Storage {

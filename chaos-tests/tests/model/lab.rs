@@ -15,9 +15,12 @@ use std::sync::{Arc, Mutex};
 
 use consensus::{LogIndex, MemoryStore, Peer, PeerConfig, PeerId};
 use hypervisor::ReplicaId;
+use replica::background::{Background, Job};
 use replica::core::{Link, Progress, Replica};
+use replica::executor;
 use replica::outbox::Watermarks;
 use replica::protocol::{ToReplica, peer_id};
+use replica::snapshot::Encoded;
 use state_machine::{Digest, Input, InputNo, Mixer, Reader};
 
 use crate::machine::{Ask, Tally};
@@ -162,9 +165,22 @@ impl Link for Ear {
     }
 }
 
+/// Makes no snapshots.
+struct Nobody;
+
+impl Background for Nobody {
+    fn give(&mut self, _: Job) -> bool {
+        false
+    }
+
+    fn take(&mut self) -> Option<Encoded> {
+        None
+    }
+}
+
 /// A replica that runs.
 struct Live {
-    replica: Replica<Tally>,
+    replica: Replica<executor::Local<Tally>>,
     store: MemoryStore,
     next_input: Option<InputNo>,
 }
@@ -225,7 +241,7 @@ impl Lab {
             [] => Peer::join(config),
             founders => Peer::bootstrap(config, founders),
         };
-        let replica = Replica::new(birth.id, peer.expect("sound"));
+        let replica = Replica::new(birth.id, peer.expect("sound"), executor::Local::new(Box::new(Nobody)));
         Live { replica, store: MemoryStore, next_input: None }
     }
 
@@ -286,7 +302,7 @@ impl Lab {
                     let place = usize::try_from(no - 1).expect("small");
                     let (no, input) =
                         Input::decode(&mut Reader::new(&self.inputs[place])).expect("encoded");
-                    replica.on_input(no, &input, ear).map_err(said)?;
+                    replica.on_inputs(&[(no, input)], ear).map_err(said)?;
                     live.next_input = Some(no.next());
                 }
             }
@@ -327,7 +343,7 @@ fn look(live: &Live, birth: Arc<Birth>, before: Option<(Arc<Local>, Happening)>)
         birth,
         before,
         progress: replica.progress(),
-        wants_input: replica.wants_input(),
+        wants_input: replica.wants_input(0),
         next_input: live.next_input,
         is_busy: replica.is_waiting_for_peers() || ear.digest.is_none(),
         log,

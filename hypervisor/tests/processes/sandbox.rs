@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hypervisor::domain::{Exit, ProcessDomain};
 use hypervisor::fabric::Doorbell;
-use hypervisor::sandbox::{self, Confinement, FileAccess};
+use hypervisor::sandbox::{self, Access, Confinement, FileAccess};
 
 use super::{PATIENCE, spec};
 
@@ -21,7 +21,7 @@ pub(super) fn play(what: &str) -> i32 {
     if let Some(directory) = what.strip_prefix("files:") {
         return play_files(Path::new(directory));
     }
-    if sandbox::enter(&FileAccess::Nothing).is_err() {
+    if sandbox::enter(&Access { files: FileAccess::Nothing, runs_guest: false }).is_err() {
         return 100;
     }
     match what {
@@ -107,7 +107,8 @@ fn first_failure(steps: &[fn() -> bool]) -> i32 {
 }
 
 fn play_files(directory: &Path) -> i32 {
-    match sandbox::enter(&FileAccess::Directory(directory.to_path_buf())) {
+    let files = FileAccess::Directory(directory.to_path_buf());
+    match sandbox::enter(&Access { files, runs_guest: false }) {
         Ok(Confinement::Enforced) => {}
         Ok(Confinement::Unsupported) => return 77,
         Err(_) => return 100,

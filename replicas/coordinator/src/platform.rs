@@ -8,8 +8,8 @@ use consensus::LogState;
 use hypervisor::decision::Cause;
 use hypervisor::domain::CpuTimes;
 use hypervisor::fabric::ReplicaPageView;
-use hypervisor::{Generation, ReplicaId};
-use replica::spec::{ReplicaSpec, Storage};
+use hypervisor::{Generation, ReplicaId, SlotId};
+use replica::spec::{Backend, ReplicaSpec, Storage};
 use serde::{Deserialize, Serialize};
 use state_machine::{ConnId, DomId, InputNo};
 
@@ -146,6 +146,9 @@ pub trait Platform {
 
     /// Where a replica's log is to be.
     fn storage(&self, id: ReplicaId) -> Storage;
+
+    /// Where the state machine of a replica in this slot is to be executed.
+    fn backend(&self, slot: SlotId) -> Backend;
 
     /// All logs on disk, by id.
     ///

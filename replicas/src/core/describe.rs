@@ -4,12 +4,12 @@
 use std::fmt;
 
 use consensus::{LogIndex, Term};
-use state_machine::StateMachine;
 
 use super::Replica;
+use crate::executor::Execute;
 use crate::outbox::Outbox;
 
-impl<M: StateMachine> Replica<M> {
+impl<X: Execute> Replica<X> {
     /// Writes the state of the replica, the component's by its digest. After a
     /// turn, two that write the same behave the same from then on; what is left
     /// out is told at [`consensus::Peer::describe`].
@@ -17,15 +17,16 @@ impl<M: StateMachine> Replica<M> {
     /// # Errors
     /// Those of `out`.
     pub fn describe(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let state = self.executor.state();
         write!(
             out,
             "replica {} {:?} {:?} machine {} {} {:?} {:?} {:?} {:?} {:?} at {} {:?} ",
             self.id,
             self.generation,
             self.role,
-            self.machine.last_input(),
-            self.machine.last_output(),
-            self.machine.digest(),
+            state.last_input,
+            state.last_output,
+            state.digest,
             self.quarantine,
             self.batch,
             self.last_command,
@@ -35,13 +36,14 @@ impl<M: StateMachine> Replica<M> {
         )?;
         write!(
             out,
-            "changes {:?} {:?} {:?} {} {:?} snapshots {:?} {} {:?} lead {:?} {} {} {} {} ",
+            "changes {:?} {:?} {:?} {} {:?} snapshots {:?} {} {} {:?} lead {:?} {} {} {} {} ",
             self.changes,
             self.change_under_way,
             self.learners_behind,
             self.membership_changed,
             self.membership_told,
             self.freeze_wanted,
+            self.encoding,
             self.snapshot_under_way,
             self.early_snapshot,
             self.led_term,

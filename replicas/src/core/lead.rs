@@ -4,12 +4,12 @@ use consensus::{
     AckPolicy, CampaignError, FenceEpoch, FenceError, LogIndex, PeerId, Role as PeerRole,
 };
 use hypervisor::{Generation, ReplicaId};
-use state_machine::StateMachine;
 use teeth::Bug;
 
 use super::{Link, Replica, Role, emitter};
 use crate::batch::Batch;
 use crate::error::Fatal;
+use crate::executor::Execute;
 use crate::outbox::BatchNo;
 use crate::protocol::{FromReplica, peer_id, replica_id};
 
@@ -18,7 +18,7 @@ use crate::protocol::{FromReplica, peer_id, replica_id};
 /// believed.
 const CAMPAIGN_TICKS_IN_VAIN: u32 = 128;
 
-impl<M: StateMachine> Replica<M> {
+impl<X: Execute> Replica<X> {
     /// Takes the host's certificate of deaths, and a new generation with it.
     pub(super) fn isolate(
         &mut self,
@@ -125,9 +125,10 @@ impl<M: StateMachine> Replica<M> {
         self.change_under_way = None;
         self.membership_changed = true;
         self.membership_told = None;
+        let state = self.executor.state();
         let promoted = FromReplica::Promoted {
-            last_input: self.machine.last_input(),
-            last_output: self.machine.last_output(),
+            last_input: state.last_input,
+            last_output: state.last_output,
         };
         self.say(&promoted, link);
         self.outbox.emit_again(&mut emitter(link, self.generation));

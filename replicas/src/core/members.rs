@@ -1,16 +1,16 @@
 //! Who the members are: changes proposed, and what the host is told of them.
 
 use consensus::{Change, ChangeError, LogIndex, PeerId};
-use state_machine::StateMachine;
 use teeth::Bug;
 
 use super::{Link, Replica, Role};
+use crate::executor::Execute;
 use crate::protocol::{FromReplica, peer_id, replica_id};
 
 /// A learner this close to the end of the log counts as caught up.
 const CAUGHT_UP_ENTRIES: u64 = 32;
 
-impl<M: StateMachine> Replica<M> {
+impl<X: Execute> Replica<X> {
     /// Tells the host about membership and learners, as primary.
     pub(super) fn tell_host(&mut self, link: &mut dyn Link) {
         if !self.leads() {

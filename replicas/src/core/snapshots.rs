@@ -1,44 +1,61 @@
 //! Snapshots, taken and installed, and the log that they shorten.
 
 use consensus::LogIndex;
-use state_machine::StateMachine;
 
 use super::{Link, Replica};
 use crate::error::Fatal;
-use crate::frozen::{self, Frozen, Purpose};
+use crate::executor::Execute;
 use crate::outbox::{Outbox, Watermarks};
 use crate::protocol::FromReplica;
+use crate::snapshot::{self, Head, Purpose};
 
-impl<M: StateMachine> Replica<M> {
+impl<X: Execute> Replica<X> {
     pub(super) fn install(&mut self, index: LogIndex, bytes: &[u8]) -> Result<(), Fatal> {
-        let (kept, machine) = frozen::restore(bytes)?;
-        self.outbox = Outbox::from_kept(kept);
-        self.machine = machine;
+        let snapshot = snapshot::split(bytes)?;
+        self.executor.restore(snapshot.numbered, snapshot.digest)?;
+        self.outbox = Outbox::from_kept(snapshot.undelivered);
         self.applied = index;
         self.peer.applied(index);
         Ok(())
     }
 
-    /// The frozen state that is to be encoded, if a snapshot is wanted. Encoding
-    /// takes long and goes elsewhere; see [`Self::on_encoded`].
-    pub fn take_frozen(&mut self, watermarks: Watermarks) -> Option<Frozen<M>> {
-        if !self.batch.is_empty() || self.early_snapshot.is_some() {
-            return None;
+    /// Begins the snapshot that is wanted, if one is; goes on with the one that was
+    /// begun. That takes long, and much of it happens elsewhere.
+    ///
+    /// # Errors
+    /// [`Fatal::Corruption`] when a snapshot shows that the state was damaged.
+    pub fn snapshots(&mut self, watermarks: Watermarks) -> Result<(), Fatal> {
+        if !self.encoding {
+            self.freeze(watermarks)?;
         }
-        let purpose = self.freeze_wanted.take()?;
-        self.snapshot_under_way |= purpose == Purpose::Log;
-        Some(Frozen {
-            purpose,
-            index: self.applied,
-            undelivered: self.outbox.undelivered(watermarks),
-            numbered: self.machine.freeze(),
-            digest: self.machine.digest(),
-        })
+        if self.encoding
+            && let Some(encoded) = self.executor.encoded()?
+        {
+            self.encoding = false;
+            self.early_snapshot = Some((encoded.purpose, encoded.index, encoded.bytes?));
+        }
+        Ok(())
     }
 
-    /// Takes an encoded snapshot back.
-    pub fn on_encoded(&mut self, purpose: Purpose, index: LogIndex, bytes: Vec<u8>) {
-        self.early_snapshot = Some((purpose, index, bytes));
+    /// Whether a snapshot is being made.
+    #[must_use]
+    pub fn is_encoding(&self) -> bool {
+        self.encoding
+    }
+
+    fn freeze(&mut self, watermarks: Watermarks) -> Result<(), Fatal> {
+        if !self.batch.is_empty() || self.early_snapshot.is_some() {
+            return Ok(());
+        }
+        let Some(purpose) = self.freeze_wanted else { return Ok(()) };
+        let undelivered = self.outbox.undelivered(watermarks);
+        let head = Head { purpose, index: self.applied, undelivered };
+        self.encoding = self.executor.freeze(&head)?;
+        if self.encoding {
+            self.freeze_wanted = None;
+            self.snapshot_under_way |= purpose == Purpose::Log;
+        }
+        Ok(())
     }
 
     /// The primary's state runs ahead of the log: a snapshot of it counts only

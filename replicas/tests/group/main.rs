@@ -12,9 +12,10 @@ use consensus::{AckPolicy, Peer, PeerConfig, PeerId};
 use hypervisor::{Generation, ReplicaId};
 use machine::Board;
 use replica::core::Replica;
+use replica::executor::Local;
 use replica::protocol::ToReplica;
 use teeth::{Bug, Hunter, table};
-use world::World;
+use world::{Desk, World};
 
 /// What has happened, so that a test that tests nothing is noticed.
 #[derive(Default)]
@@ -118,7 +119,8 @@ fn asking_for_a_member_again_does_not_take_its_vote() {
 fn a_replica_that_misses_a_quorum_leaves_the_judgement_to_the_host() {
     let config = PeerConfig { ack: AckPolicy::Quorum, ..PeerConfig::new(PeerId(1)) };
     let peer = Peer::bootstrap(config, &[PeerId(1), PeerId(2), PeerId(3)]).expect("sound");
-    let mut replica = Replica::<Board>::new(ReplicaId(1), peer);
+    let executor = Local::<Board>::new(Box::new(Desk::default()));
+    let mut replica = Replica::new(ReplicaId(1), peer, executor);
     let isolate = ToReplica::Isolate {
         generation: Generation(2),
         certificate: 2,

@@ -1,7 +1,9 @@
 //! Replicas, the links between them, and a host that decides with the real
 //! decision maker. Everything happens in an order that a seed chooses.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use consensus::{AckPolicy, LogIndex, MemoryStore, Peer, PeerConfig};
 use hypervisor::decision::{
@@ -9,10 +11,12 @@ use hypervisor::decision::{
     Standing,
 };
 use hypervisor::{Generation, ReplicaId};
+use replica::background::{Background, Job};
 use replica::core::{Link, Progress, Replica, Role};
-use replica::frozen::Frozen;
+use replica::executor::Local;
 use replica::outbox::Watermarks;
 use replica::protocol::{FromReplica, ToReplica, peer_id};
+use replica::snapshot::Encoded;
 use state_machine::{Class, ConnId, Digest, DomId, Input, InputNo, Reader, StateMachine};
 
 use crate::host::Host;
@@ -46,12 +50,44 @@ impl Chance {
     }
 }
 
+/// Jobs that are done when the seed wants.
+#[derive(Clone, Default)]
+pub(crate) struct Desk(Rc<RefCell<(Option<Job>, Option<Encoded>)>>);
+
+impl Desk {
+    fn has_work(&self) -> bool {
+        self.0.borrow().0.is_some()
+    }
+
+    fn work(&self) {
+        let mut desk = self.0.borrow_mut();
+        if let Some(job) = desk.0.take() {
+            desk.1 = Some(job());
+        }
+    }
+}
+
+impl Background for Desk {
+    fn give(&mut self, job: Job) -> bool {
+        let mut desk = self.0.borrow_mut();
+        let is_free = desk.0.is_none() && desk.1.is_none();
+        if is_free {
+            desk.0 = Some(job);
+        }
+        is_free
+    }
+
+    fn take(&mut self) -> Option<Encoded> {
+        self.0.borrow_mut().1.take()
+    }
+}
+
 struct Node {
-    replica: Replica<Board>,
+    replica: Replica<Local<Board>>,
     store: MemoryStore,
     control: VecDeque<ToReplica>,
     next_input: InputNo,
-    frozen: Option<Frozen<Board>>,
+    desk: Desk,
     /// Of whom nothing is read any more.
     cut: BTreeSet<ReplicaId>,
     wire: Wire,
@@ -202,7 +238,9 @@ impl World {
             }
             _ => Peer::join(config),
         };
-        let replica = Replica::new(id, peer.expect("sound"));
+        let desk = Desk::default();
+        let executor = Local::new(Box::new(desk.clone()));
+        let replica = Replica::new(id, peer.expect("sound"), executor);
         let Decision::Isolate { generation, certificate, fenced } = self.maker.isolation() else {
             unreachable!("that is what it is")
         };
@@ -212,7 +250,7 @@ impl World {
             store: MemoryStore,
             control: VecDeque::from([ToReplica::Isolate { generation, certificate, fenced }]),
             next_input: InputNo(1),
-            frozen: None,
+            desk,
             cut: BTreeSet::new(),
             wire: Wire::default(),
             page,
@@ -277,7 +315,7 @@ impl World {
             node.next_input = self.host.freed.next();
         }
         for _ in 0..self.chance.below(8) {
-            if !node.replica.wants_input() {
+            if !node.replica.wants_input(0) {
                 break;
             }
             let Some(bytes) = self.host.input(node.next_input) else { break };
@@ -286,7 +324,7 @@ impl World {
             if input == Input::Poison && !node.replica.is_quarantined(no) {
                 return Err(Killed);
             }
-            node.replica.on_input(no, &input, &mut node.wire).expect("sound");
+            node.replica.on_inputs(&[(no, input)], &mut node.wire).expect("sound");
             if is_primary {
                 self.burn()?;
             }
@@ -305,14 +343,10 @@ impl World {
         if is_primary {
             self.burn()?;
         }
-        if node.frozen.is_none() {
-            node.frozen = node.replica.take_frozen(watermarks);
-        } else if self.chance.one_in(4)
-            && let Some(frozen) = node.frozen.take()
-        {
-            let (purpose, index) = (frozen.purpose(), frozen.index());
-            node.replica.on_encoded(purpose, index, frozen.encode().expect("a sound state"));
+        if node.desk.has_work() && self.chance.one_in(4) {
+            node.desk.work();
         }
+        node.replica.snapshots(watermarks).expect("a sound state");
         if idle {
             node.replica.show_digest_now(&mut node.wire);
             node.replica.compact(16, 4);

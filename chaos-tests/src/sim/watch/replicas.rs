@@ -134,7 +134,7 @@ impl World {
             return;
         };
         self.watch.count(Checker::Damage, 1);
-        let state = runtime.replica().numbered();
+        let state = runtime.replica().executor().numbered();
         let restored = ::teeth::spared(|| {
             let mut bytes = Vec::new();
             Numbered::<Xenstore>::encode(&state.freeze(), &mut bytes);

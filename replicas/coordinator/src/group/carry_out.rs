@@ -140,6 +140,7 @@ impl<P: Platform> Group<P> {
             start,
             ack: settings.ack(),
             storage: self.platform.storage(id),
+            backend: self.platform.backend(slot),
             spin_us: settings.replica_spin_us,
             spin_unreleased_us: settings.commit_spin_us,
             beat_ms: settings.beat_ms,

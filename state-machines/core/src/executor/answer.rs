@@ -21,7 +21,8 @@ pub struct State {
 }
 
 impl State {
-    pub(super) fn of<M: StateMachine>(numbered: &Numbered<M>) -> Self {
+    /// Of this machine.
+    pub fn of<M: StateMachine>(numbered: &Numbered<M>) -> Self {
         Self {
             last_input: numbered.last_input(),
             last_output: numbered.last_output(),
