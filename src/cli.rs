@@ -5,6 +5,7 @@ mod chaos;
 mod config;
 mod control;
 mod demo;
+mod image;
 mod status;
 mod store;
 mod up;
@@ -52,6 +53,8 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Tell of the image that virtual machines boot, or write it to a file
+    Image(image::ImageArgs),
     /// Carry a store to or from another xenstored
     #[command(subcommand)]
     Xenstore(store::StoreCommand),
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Promote(args) => control::promote(&args),
         Command::Scale(args) => control::scale(&args),
         Command::Config(command) => config::config(command),
+        Command::Image(args) => image::image(&args),
         Command::Xenstore(command) => store::store(command),
         Command::Bench(command) => bench::bench(command),
         Command::Chaos(command) => chaos::chaos(command),
