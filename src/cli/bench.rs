@@ -18,6 +18,30 @@ use crate::start::{is_taken, xenstore_socket};
 pub(super) enum BenchCommand {
     /// Measure xenstore with 1, 8 and 64 clients
     Xenstore(BenchArgs),
+    /// Measure replicas in virtual machines beside replicas in processes
+    Backend(BackendArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BackendArgs {
+    /// Nodes in the stores, ascending
+    #[arg(long, value_delimiter = ',', default_value = "1000")]
+    nodes: Vec<u32>,
+    /// Only these rows, by name (a wrong name lists all)
+    #[arg(long, value_name = "ROW", value_delimiter = ',', default_value = "read1,write1,read8,write8")]
+    rows: Vec<Row>,
+    /// How often each row is run with each backend
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// How often each host's primary is killed
+    #[arg(long, default_value_t = 50)]
+    kills: u32,
+    /// Replicas
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=7))]
+    replicas: u8,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
 }
 
 #[derive(Debug, Args)]
@@ -50,7 +74,10 @@ pub(super) struct BenchArgs {
 }
 
 pub(super) fn bench(command: BenchCommand) -> anyhow::Result<ExitCode> {
-    let BenchCommand::Xenstore(args) = command;
+    let args = match command {
+        BenchCommand::Xenstore(args) => args,
+        BenchCommand::Backend(args) => return backend(args),
+    };
     let dir = tempfile::tempdir().context("a directory for the daemons")?;
     let ours = Ours::find(&args)?;
     let mut targets = vec![Target { name: "rvmm".into(), socket: ours.socket.clone() }];
@@ -71,6 +98,19 @@ pub(super) fn bench(command: BenchCommand) -> anyhow::Result<ExitCode> {
     let report = bench::run(&targets, &config, &mut progress)?;
     clear_progress();
     match args.output {
+        Format::Text => print(report.to_string())?,
+        Format::Json => print_json(&report)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn backend(args: BackendArgs) -> anyhow::Result<ExitCode> {
+    let binary = std::env::current_exe().context("finding this program")?;
+    let BackendArgs { nodes, rows, rounds, kills, replicas, output } = args;
+    let config = BenchConfig { populations: nodes, rounds, rows, ..BenchConfig::default() };
+    let report = bench::run_backends(&binary, replicas, kills, &config, &mut progress)?;
+    clear_progress();
+    match output {
         Format::Text => print(report.to_string())?,
         Format::Json => print_json(&report)?,
     }

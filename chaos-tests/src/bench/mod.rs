@@ -1,6 +1,7 @@
 //! Measures daemons against each other: every row is run on all of them in
 //! turn, round after round, so that what else the machine does hits them alike.
 
+mod backend;
 mod machine;
 mod report;
 mod row;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use backend::{BackendError, BackendReport, Life, run_backends};
 pub use machine::Machine;
 pub use report::{BenchReport, Measured, Population, RowReport};
 pub use row::{Row, Unit};

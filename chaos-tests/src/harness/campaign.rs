@@ -35,6 +35,12 @@ impl FailoverLog {
         }
     }
 
+    /// All of them, by generation.
+    #[must_use]
+    pub fn into_failovers(self) -> Vec<FailoverStatus> {
+        self.by_generation.into_values().collect()
+    }
+
     /// How many there were.
     #[must_use]
     pub fn len(&self) -> usize {

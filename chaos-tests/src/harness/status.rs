@@ -1,7 +1,7 @@
 //! What `rvmm status -o json` says, as its users know it: the fields that it
 //! promises, read without the daemon's own types.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The whole daemon.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -28,6 +28,13 @@ pub struct ComponentStatus {
     pub ack_policy: String,
     /// `volatile`, `process` or `power`.
     pub durability: String,
+    /// Where state machines are executed: `process`, `kvm` or `mixed`; empty when the
+    /// daemon does not say.
+    #[serde(default)]
+    pub backend: String,
+    /// Why it is that.
+    #[serde(default)]
+    pub backend_reason: String,
     /// How many replicas there are to be.
     pub replication_factor: u8,
     /// How long a replica may stand still before it is taken for hung,
@@ -76,7 +83,7 @@ pub struct StateDigest {
 }
 
 /// One failover; times in microseconds.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FailoverStatus {
     /// When it was noticed, milliseconds since the Unix epoch.
     #[serde(default)]
