@@ -19,9 +19,10 @@ build: setup ## Build the release binary
 demo: build ## Break primaries under load for 15 seconds; fails if anything is lost
 	$(TARGET)/release/rvmm demo
 
-# One of the clients that are tried is in Python; a browser opens the report of faults.
+# One of the clients that are tried is in Python; a browser opens the report of faults;
+# the image of the unikernel boots on a second kind of machine.
 test: ## Run all tests
-	@scripts/setup python3-venv chromium
+	@scripts/setup python3-venv chromium qemu-system-x86
 	scripts/test
 
 soak: build ## Hours of simulated and of real faults (SOAK=8h, SOAK_REAL as long)

@@ -92,6 +92,8 @@ impl<'a> Demo<'a> {
             &binary,
             &HostOptions::default().set("xenstore.replicas", options.replicas),
         )?;
+        let xenstore = host.xenstore()?;
+        view.say(&format!("backend {}: {}", xenstore.backend, xenstore.backend_reason))?;
         let load = SoakConfig {
             clients: options.clients,
             think_us: THINK_US,
