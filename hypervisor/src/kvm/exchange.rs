@@ -89,7 +89,7 @@ impl Exchange {
             },
             Some(FailureKind::Panic) => Failure::Panic { words: self.last_words()? },
             Some(FailureKind::OutOfMemory) => Failure::OutOfMemory { words: self.last_words()? },
-            Some(FailureKind::BadExchange) => Failure::BadExchange,
+            Some(FailureKind::BadExchange) => Failure::BadExchange { words: self.last_words()? },
             None => Failure::Unexplained { kind, words: self.last_words()? },
         })
     }
@@ -183,7 +183,8 @@ mod tests {
         assert_eq!(words.to_string(), "panic: hello !");
         let nothing = LastWords::default();
         assert_eq!(says(&[(word::FAILURE, 3)]), Failure::OutOfMemory { words: nothing.clone() });
-        assert_eq!(says(&[(word::FAILURE, 4)]), Failure::BadExchange);
+        let words = says(&[(word::FAILURE, 4), (word::WORDS_LEN, 7), hello]);
+        assert_eq!(words.to_string(), "the exchange is not as agreed: hello !");
         assert_eq!(says(&[]), Failure::Unexplained { kind: 0, words: nothing });
         let Failure::Panic { words } = says(&[(word::FAILURE, 2), (word::WORDS_LEN, u64::MAX)])
         else {

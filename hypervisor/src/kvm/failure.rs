@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::memory::PAGE_BYTES;
+
 /// Why a guest will never run again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -66,8 +68,12 @@ pub enum Failure {
         /// What it said.
         words: LastWords,
     },
-    /// The guest reports that the exchange is of another version.
-    BadExchange,
+    /// The guest reports that the exchange is not as agreed: of another version, or with
+    /// a request that cannot be.
+    BadExchange {
+        /// What it said.
+        words: LastWords,
+    },
     /// The guest reports a failure that the agreement does not know.
     Unexplained {
         /// The number.
@@ -149,16 +155,53 @@ impl fmt::Display for Failure {
             Self::UnexpectedExit { reason } => write!(f, "unexpected exit {reason}"),
             Self::Exception { vector, error_code, rip, rsp, cr2 } => write!(
                 f,
-                "exception {vector}, error code {error_code:#x}, at {rip:#x}, stack {rsp:#x}, \
-                 address {cr2:#x}"
+                "{}{} (exception {vector}), error code {error_code:#x}, at {rip:#x}, stack \
+                 {rsp:#x}, address {cr2:#x}",
+                exception(*vector),
+                if is_overflow(*vector, *error_code, *rsp, *cr2) { " below the stack" } else { "" },
             ),
             Self::Panic { words } => write!(f, "panic: {words}"),
             Self::OutOfMemory { words } => write!(f, "out of memory: {words}"),
-            Self::BadExchange => write!(f, "it expects another version of the exchange"),
+            Self::BadExchange { words } => write!(f, "the exchange is not as agreed: {words}"),
             Self::Unexplained { kind, words } => write!(f, "failure of kind {kind}: {words}"),
             Self::BadAnswer(bad) => write!(f, "{bad}"),
         }
     }
+}
+
+/// A processor's name for an exception.
+fn exception(vector: u64) -> &'static str {
+    match vector {
+        0 => "division by zero",
+        1 => "debug exception",
+        2 => "non-maskable interrupt",
+        3 => "breakpoint",
+        4 => "overflow",
+        5 => "bound range exceeded",
+        6 => "invalid opcode",
+        7 => "no floating point unit",
+        8 => "double fault",
+        10 => "invalid task state",
+        11 => "segment not present",
+        12 => "stack segment fault",
+        13 => "general protection fault",
+        14 => "page fault",
+        16 => "floating point error",
+        17 => "alignment check",
+        18 => "machine check",
+        19 => "SIMD floating point error",
+        21 => "control protection fault",
+        _ => "unknown exception",
+    }
+}
+
+/// Whether a page that is not there was written to right below the stack pointer, or
+/// right above: that is what becomes of who uses more stack than there is.
+fn is_overflow(vector: u64, error_code: u64, rsp: u64, address: u64) -> bool {
+    const PRESENT: u64 = 1;
+    const WRITE: u64 = 2;
+    let near = rsp.abs_diff(address) <= PAGE_BYTES as u64;
+    vector == 14 && error_code & (PRESENT | WRITE) == WRITE && near
 }
 
 fn access(write: bool) -> &'static str {
@@ -171,7 +214,9 @@ impl fmt::Display for BadAnswer {
             Self::TooLong { bytes } => write!(f, "an answer of {bytes} bytes does not fit"),
             Self::OverLimit => write!(f, "an answer beyond the limit"),
             Self::EmptyPart => write!(f, "an empty part of an answer, with more to come"),
-            Self::MoreWord { word } => write!(f, "{word:#x} is neither the end nor more"),
+            Self::MoreWord { word } => {
+                write!(f, "an answer with the word {word:#x}: neither its end nor more of it")
+            }
         }
     }
 }
@@ -189,6 +234,30 @@ mod tests {
         assert_eq!(words("a\u{202e}b\u{2028}c".as_bytes()), "a\u{fffd}b\u{fffd}c");
         assert_eq!(words("schön".as_bytes()), "schön");
         assert_eq!(words(b""), "");
+    }
+
+    #[test]
+    fn an_exception_is_told_by_its_name() {
+        let told = |vector, error_code, rsp, cr2| {
+            Failure::Exception { vector, error_code, rip: 0x1000, rsp, cr2 }.to_string()
+        };
+        assert_eq!(
+            told(6, 0, 0x2000, 0),
+            "invalid opcode (exception 6), error code 0x0, at 0x1000, stack 0x2000, address 0x0"
+        );
+        for (vector, error_code, rsp, address, overflow) in [
+            (14, 6, 0x5000, 0x4ff8, true),
+            // A function that asks for much at once touches each page of it.
+            (14, 6, 0x4f00, 0x4f00, true),
+            (14, 4, 0x5000, 0x4ff8, false),
+            (14, 7, 0x5000, 0x4ff8, false),
+            (14, 6, 0x5000, 0x8, false),
+            (13, 6, 0x5000, 0x4ff8, false),
+        ] {
+            let told = told(vector, error_code, rsp, address);
+            assert_eq!(told.contains(" below the stack "), overflow, "{told}");
+        }
+        assert!(told(u64::MAX, 0, 0, 0).starts_with("unknown exception (exception 18446"));
     }
 
     quickcheck::quickcheck! {

@@ -1,7 +1,7 @@
 //! Every way in which a guest can come to its end.
 
 use guest::layout::{WORDS_MAX, WORDS_OFFSET, word};
-use hypervisor::kvm::{Exit, Failure, KvmError, Machine, Outcome};
+use hypervisor::kvm::{Exit, Failure, KvmError, LastWords, Machine, Outcome};
 
 use super::programs::{self, image, in_ring_3};
 use super::{assert_spent, boot, ready, usable};
@@ -83,6 +83,11 @@ fn reported(words: &[(usize, u64)]) -> Failure {
     }
 }
 
+/// What becomes of a guest that says so, and nothing else.
+fn bad_exchange() -> Failure {
+    Failure::BadExchange { words: LastWords::default() }
+}
+
 #[test]
 fn what_a_guest_reports_arrives() {
     if !usable("what_a_guest_reports_arrives") {
@@ -96,13 +101,13 @@ fn what_a_guest_reports_arrives() {
         (word::CR2, 0xdead_0000),
         (word::FAILURE, 1),
     ];
-    let line = "exception 14, error code 0x6, at 0xffffffff80200000, stack 0x1000, address \
-                0xdead0000";
+    let line = "page fault (exception 14), error code 0x6, at 0xffffffff80200000, stack 0x1000, \
+                address 0xdead0000";
     assert_eq!(reported(&exception).to_string(), line);
     let hello = (WORDS_OFFSET, u64::from_le_bytes(*b"\x1bhello\n!"));
     let panic = reported(&[hello, (word::WORDS_LEN, 8), (word::FAILURE, 2)]);
     assert_eq!(panic.to_string(), "panic: \u{fffd}hello !");
-    assert_eq!(reported(&[(word::FAILURE, 4)]), Failure::BadExchange);
+    assert_eq!(reported(&[(word::FAILURE, 4)]), bad_exchange());
 }
 
 #[test]
@@ -111,13 +116,13 @@ fn the_command_that_a_guest_fails_at_is_known() {
         return;
     }
     let (machine, outcome, _) = obey(&[(word::COMMAND, 5), (word::FAILURE, 4)]);
-    assert_eq!(outcome.expect("KVM works"), Outcome::Failed(Failure::BadExchange));
+    assert_eq!(outcome.expect("KVM works"), Outcome::Failed(bad_exchange()));
     assert_eq!(machine.command().expect("readable"), 5);
     let (machine, outcome, _) = obey(&[(word::COMMAND, u64::MAX)]);
     assert_eq!(outcome.expect("KVM works"), Outcome::Answered);
     assert_eq!(machine.command().expect("readable"), u64::MAX, "as the guest says");
     let (machine, outcome, _) = obey(&[(word::FAILURE, 4)]);
-    assert_eq!(outcome.expect("KVM works"), Outcome::Failed(Failure::BadExchange));
+    assert_eq!(outcome.expect("KVM works"), Outcome::Failed(bad_exchange()));
     assert_eq!(machine.command().expect("readable"), 0);
 }
 
