@@ -225,6 +225,8 @@ fn history(seconds: u64, faults_a_second: u64, failing: bool) -> Vec<Record> {
                 component,
                 outcome,
                 note,
+                how: None,
+                said: None,
                 seed: None,
             }));
         }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::choose::Chooser;
+use super::daemon::LogLine;
 use super::fault::{FaultError, Planned, Scene, Told};
 use super::run::{Campaign, LOOK_EVERY};
 use super::watch::Window;
@@ -78,7 +79,12 @@ impl Campaign<'_> {
     /// be counted for another fault.
     fn await_notice(&self, fault: &Planned, before: &ComponentStatus, damaged: Option<u64>) {
         if let Some(damaged) = damaged.filter(|_| fault.must_be_noticed()) {
-            self.options.stop.wait_for(scrubbed_within(self.subject.nodes), LOOK_EVERY, || {
+            let within = match fault.class.class {
+                // It hangs or ends as soon as it is given a core.
+                FaultClass::Guest => self.file().steady.within.0,
+                _ => scrubbed_within(self.subject.nodes),
+            };
+            self.options.stop.wait_for(within, LOOK_EVERY, || {
                 let now = self.subject.daemon.xenstore().ok()?;
                 (!now.has(damaged)).then_some(())
             });
@@ -101,6 +107,7 @@ impl Campaign<'_> {
         chooser: &mut Chooser,
     ) -> bool {
         let errors_before = self.watch.window().errors;
+        self.log_so_far();
         let id = FaultId(fault.number);
         let name = format!("{} {}", fault.class.class, fault.way);
         self.watch.doing(name.trim());
@@ -137,7 +144,7 @@ impl Campaign<'_> {
                 chooser.without(fault);
                 self.skip(name.trim(), why.clone());
             }
-            self.judged(fault, Component::Host, Outcome::Skipped, note);
+            self.judged(fault, Component::Host, Outcome::Skipped, note, None);
             return true;
         }
         self.await_notice(fault, before, injection.damaged);
@@ -175,7 +182,8 @@ impl Campaign<'_> {
             let was = format!("{promise} was promised; clients waited {} us", window.pause_us);
             note = Some(note.map_or(was.clone(), |note| format!("{was}; {note}")));
         }
-        self.judged(fault, component, outcome, note);
+        let said = injection.damaged.and_then(|damaged| said_of(damaged, &self.log_so_far()));
+        self.judged(fault, component, outcome, note, said);
         match (after, injection.damaged) {
             (Some(after), Some(damaged)) => self.retire(id, damaged, &after),
             (after, _) => after.is_some(),
@@ -213,6 +221,7 @@ impl Campaign<'_> {
             disk: self.subject.disk.as_deref(),
             status,
             patience: self.file().steady.within.0,
+            image: &self.subject.image,
             stop: &self.options.stop,
             tell,
         }
@@ -224,6 +233,7 @@ impl Campaign<'_> {
         component: Component,
         outcome: Outcome,
         note: Option<String>,
+        said: Option<String>,
     ) {
         self.book.put(&Record::FaultJudged(FaultJudged {
             at_us: self.book.now(),
@@ -232,9 +242,29 @@ impl Campaign<'_> {
             component,
             outcome,
             note,
+            how: (!fault.way.is_empty()).then(|| fault.way.to_owned()),
+            said,
             seed: None,
         }));
     }
+
+    /// What the host has logged since this was last asked.
+    fn log_so_far(&mut self) -> Vec<LogLine> {
+        let lines = self.subject.daemon.log_after(self.log_seen).unwrap_or_default();
+        self.log_seen = lines.last().map_or(self.log_seen, |line| line.seq);
+        lines
+    }
+}
+
+/// What the host says of a replica first: its last words, or what is wrong with it.
+fn said_of(replica: u64, lines: &[LogLine]) -> Option<String> {
+    let last_words = format!("last words of replica {replica}: ");
+    let what_is_wrong = format!("replica {replica} ");
+    lines.iter().find_map(|line| {
+        let said =
+            line.text.strip_prefix(&last_words).or_else(|| line.text.strip_prefix(&what_is_wrong));
+        said.map(str::to_owned)
+    })
 }
 
 /// What became of a fault that did no harm to clients.
@@ -301,6 +331,22 @@ mod tests {
         // Memory that nobody uses may be anything.
         let anywhere = "class = \"state-bit-flip\"\nhow = \"memory\"";
         assert_eq!(ends(anywhere, &[1, 2, 3]), Outcome::Masked);
+    }
+
+    #[test]
+    fn what_the_host_says_first_of_a_replica_is_taken() {
+        let lines = |texts: &[&str]| -> Vec<LogLine> {
+            texts.iter().map(|text| LogLine { seq: 1, text: (*text).to_owned() }).collect()
+        };
+        let died = lines(&[
+            "replica 12 crashed",
+            "last words of replica 1: guest: halted",
+            "replica 1 (primary) crashed",
+        ]);
+        assert_eq!(said_of(1, &died).as_deref(), Some("guest: halted"));
+        assert_eq!(said_of(2, &died), None);
+        let hung = lines(&["replica 3 hangs: busy loop", "replica 3 hung"]);
+        assert_eq!(said_of(3, &hung).as_deref(), Some("hangs: busy loop"));
     }
 
     #[test]

@@ -67,6 +67,16 @@ enum Answer {
     Done { text: String },
     Refused { why: String },
     Status(Box<HostStatus>),
+    Events { events: Vec<LogLine> },
+}
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct LogLine {
+    /// Its place in the log, from 1.
+    pub seq: u64,
+    /// What happened.
+    pub text: String,
 }
 
 impl Daemon {
@@ -77,16 +87,32 @@ impl Daemon {
     }
 
     fn ask(&self, message: &Value, patience: Duration) -> Result<Answer, DaemonError> {
-        let unreachable = |source| DaemonError::Unreachable { path: self.control.clone(), source };
+        self.receive(&mut self.send(message, patience)?)
+    }
+
+    fn unreachable(&self, source: std::io::Error) -> DaemonError {
+        DaemonError::Unreachable { path: self.control.clone(), source }
+    }
+
+    fn send(
+        &self,
+        message: &Value,
+        patience: Duration,
+    ) -> Result<BufReader<UnixStream>, DaemonError> {
+        let unreachable = |source| self.unreachable(source);
         let stream = UnixStream::connect(&self.control).map_err(unreachable)?;
         stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
         let line = json!({ "version": VERSION, "attached": 0, "message": message });
         (&stream).write_all(format!("{line}\n").as_bytes()).map_err(unreachable)?;
+        Ok(BufReader::new(stream))
+    }
+
+    fn receive(&self, reader: &mut BufReader<UnixStream>) -> Result<Answer, DaemonError> {
         let mut answer = Vec::new();
-        let mut reader = BufReader::new(stream).take(MAX_ANSWER);
-        reader.read_until(b'\n', &mut answer).map_err(unreachable)?;
+        let read = reader.take(MAX_ANSWER).read_until(b'\n', &mut answer);
+        read.map_err(|source| self.unreachable(source))?;
         if answer.is_empty() {
-            return Err(unreachable(std::io::ErrorKind::UnexpectedEof.into()));
+            return Err(self.unreachable(std::io::ErrorKind::UnexpectedEof.into()));
         }
         let envelope: Envelope = serde_json::from_slice(&answer)
             .map_err(|error| DaemonError::Strange(error.to_string()))?;
@@ -122,6 +148,20 @@ impl Daemon {
         let status = self.status()?;
         let xenstore = status.xenstore().cloned();
         xenstore.ok_or_else(|| DaemonError::Strange("no component is called xenstore".into()))
+    }
+
+    /// The lines of the log after the one with that number, as far as they are kept.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`].
+    pub fn log_after(&self, after: u64) -> Result<Vec<LogLine>, DaemonError> {
+        let message = json!({ "do": "dmesg", "after": after });
+        let mut reader = self.send(&message, STATUS_PATIENCE)?;
+        let mut lines = Vec::new();
+        while let Answer::Events { events } = self.receive(&mut reader)? {
+            lines.extend(events);
+        }
+        Ok(lines)
     }
 
     /// Injects a fault into the replica `target`: `primary`, `standby` or an id.

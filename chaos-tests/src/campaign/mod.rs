@@ -27,7 +27,7 @@ use std::time::Duration;
 pub use daemon::{Daemon, DaemonError};
 pub use fault::{Aim, CLASSES, Choice, ClassInfo, Needs, Parameter};
 pub use profile::{
-    Ack, BUILT_IN, Bounds, Durability, FaultMix, Numbers, Problem, Profile, ProfileError,
+    Ack, BUILT_IN, Backend, Bounds, Durability, FaultMix, Numbers, Problem, Profile, ProfileError,
     ProfileFile, Schedule, Span, Steady, Target, Time, Times, Whole, Workload,
 };
 pub use run::{Finished, run};

@@ -81,6 +81,8 @@ pub(super) struct Campaign<'a> {
     pub(super) injected: BTreeMap<FaultClass, u64>,
     pub(super) worse: u64,
     pub(super) unnoticed: u64,
+    /// The last line of the host's log that was looked at.
+    pub(super) log_seen: u64,
     failures: Vec<String>,
     skipped: Vec<String>,
 }
@@ -132,6 +134,7 @@ impl<'a> Campaign<'a> {
             injected: BTreeMap::new(),
             worse: 0,
             unnoticed: 0,
+            log_seen: 0,
             failures: Vec::new(),
             skipped: Vec::new(),
         })

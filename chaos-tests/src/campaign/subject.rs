@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::daemon::Daemon;
+use super::fault::HostImage;
 use super::profile::{Durability, Profile};
 use super::{CampaignError, Options};
 use crate::bench;
@@ -30,6 +31,8 @@ pub(super) struct Subject {
     pub(super) disk: Option<PathBuf>,
     /// Something that this host cannot offer, and why.
     pub(super) lacks: Option<String>,
+    /// What its replicas' virtual machines run.
+    pub(super) image: HostImage,
     own: Option<Host>,
 }
 
@@ -113,6 +116,7 @@ impl Subject {
             prefilled: 0,
             disk: None,
             lacks: None,
+            image: HostImage::default(),
             own: None,
         })
     }
@@ -123,6 +127,7 @@ impl Subject {
         let mut options = HostOptions::default()
             .set("xenstore.replicas", target.replicas.get_ref().0)
             .set("xenstore.ack", target.ack.as_str())
+            .set("xenstore.backend", target.backend.as_str())
             .set("xenstore.durability", durability.as_str());
         options.ends_with_us = true;
         options.disk_mib = target.disk_mib.as_ref().map(|disk| disk.get_ref().0);
@@ -143,8 +148,9 @@ impl Subject {
         let daemon = Daemon::at(&host.run_dir());
         let disk = options.disk_mib.map(|_| host.state_dir());
         let text = format!(
-            "a host of its own: {} replicas, {}, {}, {nodes} nodes{}",
+            "a host of its own: {} replicas, backend {}, {}, {}, {nodes} nodes{}",
             target.replicas.get_ref().0,
+            target.backend.as_str(),
             target.ack.as_str(),
             durability.as_str(),
             options.disk_mib.map(|mib| format!(", {mib} MiB of disk")).unwrap_or_default()
@@ -161,6 +167,7 @@ impl Subject {
             prefilled: nodes,
             disk,
             lacks,
+            image: HostImage::default(),
             own: Some(host),
         })
     }

@@ -60,6 +60,10 @@ pub struct ReplicaStatus {
     pub id: u64,
     /// Its process.
     pub pid: u32,
+    /// What its state machine runs in: `process` or `kvm`; empty when the daemon
+    /// does not say.
+    #[serde(default)]
+    pub backend: String,
     /// `primary`, `standby` or `learner`.
     pub role: String,
     /// `starting`, `running`, `fencing` or `dead`.

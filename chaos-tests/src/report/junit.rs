@@ -177,6 +177,8 @@ mod tests {
             component: Component::Primary,
             outcome,
             note: Some("\u{1} client 3 lost a write <&>]]>".to_owned()),
+            how: None,
+            said: None,
             seed: Some(11),
         })
     }

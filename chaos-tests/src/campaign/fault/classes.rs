@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use crate::campaign::profile::{Durability, FaultMix, Numbers, Target, Times};
+use crate::campaign::profile::{Backend, Durability, FaultMix, Numbers, Target, Times};
 use crate::report::record::{FaultClass, Outcome};
 use crate::rng::Rng;
 
@@ -56,6 +56,8 @@ pub enum Needs {
     Durability,
     /// A disk that can be filled, so a host that the campaign starts.
     OwnDisk,
+    /// Replicas in virtual machines.
+    Machines,
 }
 
 impl Needs {
@@ -70,6 +72,8 @@ impl Needs {
             ),
             Self::OwnDisk if target.disk_mib.is_some() && target.run_dir.is_none() => None,
             Self::OwnDisk => Some("needs target.disk_mib, and a host that the campaign starts"),
+            Self::Machines if target.backend != Backend::Process => None,
+            Self::Machines => Some("needs target.backend = \"kvm\", \"mixed\" or \"auto\""),
         }
     }
 }
@@ -179,6 +183,25 @@ pub const CLASSES: &[ClassInfo] = &[
             ("data", "in what it has written"),
             ("page", "where it tells how it is"),
         ],
+        ..PLAIN
+    },
+    ClassInfo {
+        class: FaultClass::Guest,
+        means: "a replica's virtual machine breaks from within, through /proc/PID/mem of its monitor",
+        aims: REPLICAS,
+        ways: &[
+            ("triple-fault", "an undefined instruction, and no gate for any exception"),
+            ("halt", "its kernel halts, interrupts off"),
+            ("loop", "its program loops"),
+            ("kernel-loop", "its kernel loops, interrupts off"),
+            ("stack-overflow", "its program fills its stack"),
+            ("wild-writes", "garbage at `count` places that its program uses and may write"),
+            ("memory-flips", "`count` bits of the memory that it uses"),
+            ("exchange-garbage", "garbage over what it shares with its monitor, for `for`"),
+        ],
+        hold_ms: number((20, 200), (1, 600_000)),
+        count: number((1, 16), (1, 1_000_000)),
+        needs: Needs::Machines,
         ..PLAIN
     },
     ClassInfo {
@@ -321,7 +344,10 @@ impl Choice {
             FaultClass::Hang => self.aim == Some(Aim::All) && hold * 2 >= detect,
             // All replicas share the component's core.
             FaultClass::CpuStarvation => self.way == Some("spin") && hold >= starved,
-            _ => self.aim == Some(Aim::All) || self.class.needs != Needs::Nothing,
+            _ => {
+                let all = matches!(self.class.needs, Needs::Durability | Needs::OwnDisk);
+                all || self.aim == Some(Aim::All)
+            }
         }
     }
 
@@ -366,8 +392,8 @@ const UNNOTICED_HANG: Duration = Duration::from_millis(15);
 impl Planned {
     /// Whether the damage is only noticed when somebody comes across it.
     pub(in crate::campaign) fn lies_still(&self) -> bool {
-        use FaultClass::{HostileRing, RingBitFlip, StateBitFlip};
-        matches!(self.class.class, HostileRing | RingBitFlip | StateBitFlip)
+        use FaultClass::{Guest, HostileRing, RingBitFlip, StateBitFlip};
+        matches!(self.class.class, Guest | HostileRing | RingBitFlip | StateBitFlip)
     }
 
     /// Whether whoever keeps the state is sure to come across the damage.
@@ -388,7 +414,12 @@ impl Planned {
 }
 
 fn must_be_noticed(class: FaultClass, way: &str) -> bool {
-    class == FaultClass::StateBitFlip && way == "state"
+    match class {
+        FaultClass::StateBitFlip => way == "state",
+        // Memory may be nobody's; whatever happens to the program is its end.
+        FaultClass::Guest => !matches!(way, "wild-writes" | "memory-flips" | "exchange-garbage"),
+        _ => false,
+    }
 }
 
 type Refusal = (Range<usize>, String);

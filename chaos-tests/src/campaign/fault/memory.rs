@@ -27,13 +27,13 @@ pub(super) fn corrupt(scene: &mut Scene<'_>, fault: &Planned) -> Result<(), Faul
 }
 
 /// A process's memory.
-struct Memory {
+pub(super) struct Memory {
     file: File,
     maps: Vec<Mapping>,
 }
 
 impl Memory {
-    fn open(victim: &Victim) -> Result<Self, FaultError> {
+    pub(super) fn open(victim: &Victim) -> Result<Self, FaultError> {
         let maps = maps::parse(&victim.read_proc("maps")?);
         let path = victim.proc("mem");
         let file = OpenOptions::new().read(true).write(true).open(&path);
@@ -41,7 +41,8 @@ impl Memory {
         Ok(Self { file, maps })
     }
 
-    fn heap(&self) -> Vec<Mapping> {
+    /// What it has allocated for itself.
+    pub(super) fn heap(&self) -> Vec<Mapping> {
         self.maps.iter().filter(|map| map.is_heap()).cloned().collect()
     }
 
@@ -60,11 +61,12 @@ impl Memory {
         Ok(vec![Mapping { range, ..region.clone() }])
     }
 
-    fn read(&self, at: u64, bytes: &mut [u8]) -> bool {
+    /// Whether there was something to be read.
+    pub(super) fn read(&self, at: u64, bytes: &mut [u8]) -> bool {
         self.file.read_exact_at(bytes, at).is_ok()
     }
 
-    fn write(&self, at: u64, bytes: &[u8]) -> Result<(), FaultError> {
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) -> Result<(), FaultError> {
         self.file.write_all_at(bytes, at).map_err(|e| FaultError::system("writing memory", e))
     }
 

@@ -7,6 +7,7 @@ mod clients;
 mod cpu;
 mod disk;
 mod group;
+mod guest;
 mod limits;
 mod maps;
 mod memory;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use classes::{Aim, CLASSES, Choice, ClassInfo, Needs, Parameter};
 pub(super) use classes::{Planned, choice};
+pub(super) use guest::HostImage;
 use victim::Victim;
 
 use super::daemon::{Daemon, DaemonError};
@@ -96,6 +98,8 @@ pub(super) struct Scene<'a> {
     pub(super) status: &'a ComponentStatus,
     /// How long anything may take to come back.
     pub(super) patience: Duration,
+    /// What its replicas' virtual machines run.
+    pub(super) image: &'a HostImage,
     /// Whether to stop.
     pub(super) stop: &'a Stop,
     /// Who is told.
@@ -117,6 +121,7 @@ impl Scene<'_> {
             FaultClass::StateBitFlip => memory::flip_heap(self, fault),
             FaultClass::RingBitFlip => memory::flip_ring(self, fault),
             FaultClass::HostileRing => memory::garble_ring(self, fault),
+            FaultClass::Guest => guest::strike(self, fault),
             FaultClass::Poison => process::poison(self),
             FaultClass::VanishingClient => clients::vanish(self, fault),
             FaultClass::StuckClient => clients::stick(self, fault),
@@ -173,11 +178,13 @@ impl Scene<'_> {
     fn victims(&self, fault: &Planned) -> Result<Vec<Victim>, FaultError> {
         let mut rng = fault.rng.clone();
         let (primary, standbys) = (self.status.primary(), self.status.standbys());
+        let in_machines = fault.class.class == FaultClass::Guest;
         let mut candidates: Vec<_> = match fault.aim {
             Some(Aim::Primary) => primary.into_iter().collect(),
             Some(Aim::Standby) => standbys.collect(),
             _ => primary.into_iter().chain(standbys).collect(),
         };
+        candidates.retain(|replica| !in_machines || replica.backend == guest::BACKEND);
         if candidates.is_empty() {
             return Err(FaultError::Missed("there is nobody to hit just now".into()));
         }

@@ -103,6 +103,7 @@ mod tests {
         let me = ReplicaStatus {
             id: 1,
             pid: std::process::id(),
+            backend: "process".into(),
             role: "standby".into(),
             state: "running".into(),
             last_input: 0,

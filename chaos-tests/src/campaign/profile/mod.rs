@@ -28,6 +28,7 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("ci", include_str!("../../../../configs/chaos/ci.toml")),
     ("soak", include_str!("../../../../configs/chaos/soak.toml")),
     ("corruption", include_str!("../../../../configs/chaos/corruption.toml")),
+    ("guest", include_str!("../../../../configs/chaos/guest.toml")),
     ("rebuild", include_str!("../../../../configs/chaos/rebuild.toml")),
     ("resources", include_str!("../../../../configs/chaos/resources.toml")),
     ("durable", include_str!("../../../../configs/chaos/durable.toml")),
@@ -82,6 +83,8 @@ pub struct Target {
     pub replicas: Spanned<Whole<1, 7>>,
     /// When it answers.
     pub ack: Ack,
+    /// What its replicas' state machines run in.
+    pub backend: Backend,
     /// What survives the death of all its replicas.
     pub durability: Spanned<Durability>,
     /// The state directory is a file system of its own and so large, MiB: can
@@ -97,6 +100,7 @@ impl Default for Target {
             run_dir: None,
             replicas: Spanned::new(0..0, Whole(3)),
             ack: Ack::AllLive,
+            backend: Backend::Auto,
             durability: Spanned::new(0..0, Durability::Volatile),
             disk_mib: None,
             nodes: Whole(1000),
@@ -121,6 +125,33 @@ impl Ack {
         match self {
             Self::AllLive => "all-live",
             Self::Quorum => "quorum",
+        }
+    }
+}
+
+/// What state machines run in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// Virtual machines where there is KVM, processes elsewhere.
+    Auto,
+    /// Each replica's process.
+    Process,
+    /// A virtual machine each.
+    Kvm,
+    /// One or the other by turns.
+    Mixed,
+}
+
+impl Backend {
+    /// The configuration's word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Process => "process",
+            Self::Kvm => "kvm",
+            Self::Mixed => "mixed",
         }
     }
 }

@@ -32,9 +32,10 @@ fn the_template_has_every_key_with_its_default() {
     let show = |file: &ProfileFile| {
         let target = &file.target;
         format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             target.replicas.get_ref(),
             target.ack,
+            target.backend,
             target.durability.get_ref(),
             target.nodes,
             file.workload,

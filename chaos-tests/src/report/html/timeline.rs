@@ -294,6 +294,8 @@ mod tests {
                 component,
                 outcome,
                 note: None,
+                how: None,
+                said: None,
                 seed: None,
             }));
             timeline.add(&Record::Pause(Pause { at_us: n, duration_us: n % 7777, client: None }));

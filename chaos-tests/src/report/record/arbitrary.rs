@@ -83,6 +83,8 @@ impl Arbitrary for Record {
                 component: component(g),
                 outcome: outcome(g),
                 note: any(g),
+                how: any(g),
+                said: any(g),
                 seed: any(g),
             }),
             5 => Self::FaultTally(FaultTally {

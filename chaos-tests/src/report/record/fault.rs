@@ -84,6 +84,7 @@ named! {
         StateBitFlip = "state-bit-flip": "A bit of a replica's state changes by itself.",
         RingBitFlip = "ring-bit-flip": "A bit of a ring's memory changes by itself.",
         HostileRing = "hostile-ring": "A replica writes whatever it likes into the rings that it owns.",
+        Guest = "guest": "The virtual machine that a replica's state machine runs in breaks from within.",
         Poison = "poison": "An input kills or hangs every replica that applies it.",
         ClockJump = "clock-jump": "The clock leaps ahead.",
         VanishingClient = "vanishing-client": "A client is gone in the middle of a request or transaction.",

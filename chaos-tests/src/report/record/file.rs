@@ -319,6 +319,8 @@ mod tests {
             component,
             outcome,
             note: None,
+            how: None,
+            said: None,
             seed: None,
         })
     }

@@ -247,6 +247,12 @@ pub struct FaultJudged {
     /// What there is to say about it: what was broken, why it was skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// In which of several ways it was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how: Option<String>,
+    /// What the host first said of a replica that it had damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<String>,
     /// The seed in which it happened, where a run has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,

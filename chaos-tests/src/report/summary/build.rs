@@ -48,6 +48,7 @@ impl Builder {
             Record::FaultJudged(judged) => {
                 self.last_us = self.last_us.max(judged.at_us);
                 sum.matrix.add(judged.class, judged.component, judged.outcome, 1);
+                sum.ends.add(judged);
                 self.open.remove(&judged.fault);
                 self.judged += 1;
                 if judged.outcome.is_failure() {

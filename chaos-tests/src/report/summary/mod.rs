@@ -1,6 +1,7 @@
 //! What a run, or several of them, showed: `summary.json`.
 
 mod build;
+mod ends;
 mod matrix;
 mod rate;
 mod show;
@@ -9,6 +10,7 @@ mod spread;
 mod tests;
 
 pub use build::Builder;
+pub use ends::{End, Ends};
 pub use matrix::{Matrix, MatrixRow};
 pub use rate::{FailureRate, Method};
 pub use show::duration;
@@ -70,6 +72,10 @@ pub struct Summary {
     pub stalls: Spread,
     /// How they ended, and what follows.
     pub matrix: Matrix,
+    /// Of faults that damage a replica: in which way, how they ended, and what the
+    /// host first said of the replica.
+    #[serde(default)]
+    pub ends: Ends,
     /// Faults that broke a promise, the first [`MAX_LISTED`].
     pub failed_faults: Vec<FaultJudged>,
     /// The failovers.
@@ -245,6 +251,7 @@ impl Summary {
         }
         self.stalls.merge(&other.stalls);
         self.matrix.merge(&other.matrix);
+        self.ends.merge(&other.ends);
         append(&mut self.failed_faults, &other.failed_faults);
         self.failovers.merge(&other.failovers);
         self.pauses.merge(&other.pauses);

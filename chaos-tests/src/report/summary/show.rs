@@ -94,6 +94,9 @@ impl fmt::Display for Summary {
             let (trials, failures) = (row.trials, row.failures);
             writeln!(f, "{class:<24} {component:<10} {trials:>10} {failures:>7} {rate:>11}")?;
         }
+        for end in self.ends.rows() {
+            writeln!(f, "{end}")?;
+        }
         for (name, checker) in &self.checkers {
             let (verdict, checked) = (checker.verdict(), checker.checked);
             writeln!(f, "checker {name:<24} {verdict} ({checked} looked at)")?;

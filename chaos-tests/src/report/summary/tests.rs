@@ -41,6 +41,8 @@ fn judged(outcome: Outcome) -> Record {
         component: Component::Primary,
         outcome,
         note: None,
+        how: None,
+        said: None,
         seed: None,
     })
 }
