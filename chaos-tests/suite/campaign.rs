@@ -81,6 +81,32 @@ fn the_smoke_campaign_passes_and_leaves_its_files() {
     assert!(checker(&records, "equal-digests").checked >= 3);
 }
 
+#[test]
+fn the_guest_campaign_passes_and_tells_how_machines_ended() {
+    let kvm = hypervisor::kvm::Availability::probe();
+    if !kvm.is_usable() {
+        chaos::skip::skip("the_guest_campaign_passes_and_tells_how_machines_ended", &kvm);
+        return;
+    }
+    let records = passes("guest", knob("RVMM_CAMPAIGN_S", 25), &[]);
+    let ends: Vec<_> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::FaultJudged(end) if end.outcome.is_trial() => Some(end),
+            _ => None,
+        })
+        .collect();
+    assert!(ends.len() >= 5, "{ends:?}");
+    assert!(ends.iter().all(|end| end.how.is_some()), "{ends:?}");
+    // Whoever was replaced was replaced for a reason that the host has told.
+    let mut replaced = ends
+        .iter()
+        .filter(|end| matches!(end.outcome, Outcome::Failover | Outcome::Rebuilt))
+        .peekable();
+    assert!(replaced.peek().is_some(), "{ends:?}");
+    assert!(replaced.all(|end| end.said.is_some()), "{ends:?}");
+}
+
 fn checker<'a>(records: &'a [Record], name: &str) -> &'a CheckerVerdict {
     let found = records.iter().find_map(|record| match record {
         Record::Checker(verdict) if verdict.checker == name => Some(verdict),
@@ -363,7 +389,7 @@ fn profiles_and_faults_are_listed() {
     let output = rvmm().args(["chaos", "list"]).output().expect("runs");
     let text = said(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    for name in ["smoke", "ci", "soak", "corruption", "rebuild", "crash", "hostile-ring"] {
+    for name in ["smoke", "ci", "soak", "corruption", "guest", "rebuild", "crash", "hostile-ring"] {
         assert!(text.contains(&format!("\n  {name:<22} ")), "{name}: {text}");
     }
 }
