@@ -24,11 +24,7 @@ impl Default for Scrubber {
 
 impl Scrubber {
     /// Checks a slice; one as long as `stretch` others, when they come as seldom.
-    pub(crate) fn slice(
-        &mut self,
-        executor: &mut impl Execute,
-        stretch: u32,
-    ) -> Result<(), Fatal> {
+    pub(crate) fn slice(&mut self, executor: &mut impl Execute, stretch: u32) -> Result<(), Fatal> {
         self.slices += stretch;
         match executor.scrub(self.budget * stretch as usize)? {
             ScrubProgress::PassDone => {

@@ -28,7 +28,12 @@ pub(super) struct BackendArgs {
     #[arg(long, value_delimiter = ',', default_value = "1000")]
     nodes: Vec<u32>,
     /// Only these rows, by name (a wrong name lists all)
-    #[arg(long, value_name = "ROW", value_delimiter = ',', default_value = "read1,write1,read8,write8")]
+    #[arg(
+        long,
+        value_name = "ROW",
+        value_delimiter = ',',
+        default_value = "read1,write1,read8,write8"
+    )]
     rows: Vec<Row>,
     /// How often each row is run with each backend
     #[arg(long, default_value_t = 5)]

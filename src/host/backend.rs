@@ -75,11 +75,7 @@ impl Backends {
             Arrangement::Machines => true,
             Arrangement::Both => slot.get().is_multiple_of(2),
         };
-        if in_machine {
-            Backend::Kvm { memory_bytes: self.guest_bytes }
-        } else {
-            Backend::Process
-        }
+        if in_machine { Backend::Kvm { memory_bytes: self.guest_bytes } } else { Backend::Process }
     }
 }
 
@@ -108,7 +104,11 @@ mod tests {
 
     const MEMORY_BYTES: u64 = 1 << 30;
 
-    fn choose(choice: BackendChoice, kvm: &Availability, has_image: bool) -> Result<Backends, String> {
+    fn choose(
+        choice: BackendChoice,
+        kvm: &Availability,
+        has_image: bool,
+    ) -> Result<Backends, String> {
         Backends::choose(choice, kvm, has_image, MEMORY_BYTES)
     }
 
@@ -147,7 +147,10 @@ mod tests {
     fn mixed_has_both() {
         let usable = Availability::Usable(Underneath::Svm);
         let chosen = choose(BackendChoice::Mixed, &usable, true).unwrap();
-        assert_eq!([0, 1, 2].map(|number| chosen.of(slot(number)).name()), ["kvm", "process", "kvm"]);
+        assert_eq!(
+            [0, 1, 2].map(|number| chosen.of(slot(number)).name()),
+            ["kvm", "process", "kvm"]
+        );
     }
 
     #[test]

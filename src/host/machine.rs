@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use consensus::{LogStore, RocksStore};
 use coordinator::{DeathWatch, Domain, LogOnDisk, Platform, PlatformError, Token, Used};
-use hypervisor::{ReplicaId, SlotId};
 use hypervisor::domain::{CpuTimes, Limits, ProcessDomain, SpawnSpec};
 use hypervisor::fabric::ReplicaPageView;
 use hypervisor::waiting::pin_process;
+use hypervisor::{ReplicaId, SlotId};
 use replica::spec::{Backend, ReplicaSpec, Storage};
 use rustix::event::epoll;
 

@@ -118,7 +118,10 @@ impl fmt::Display for Component {
 impl fmt::Display for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, role, state, backend, pid, last_input, commit_index, .. } = self;
-        write!(f, "{id:>7} {role:<8} {state:<9} {backend:<7} {pid:>8} {last_input:>12} {commit_index:>12}  ")?;
+        write!(
+            f,
+            "{id:>7} {role:<8} {state:<9} {backend:<7} {pid:>8} {last_input:>12} {commit_index:>12}  "
+        )?;
         match &self.digest {
             Some(digest) => write!(f, "{}@{}", digest.digest, digest.log_index),
             None => f.write_str("-"),

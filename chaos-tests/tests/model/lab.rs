@@ -241,7 +241,8 @@ impl Lab {
             [] => Peer::join(config),
             founders => Peer::bootstrap(config, founders),
         };
-        let replica = Replica::new(birth.id, peer.expect("sound"), executor::Local::new(Box::new(Nobody)));
+        let replica =
+            Replica::new(birth.id, peer.expect("sound"), executor::Local::new(Box::new(Nobody)));
         Live { replica, store: MemoryStore, next_input: None }
     }
 

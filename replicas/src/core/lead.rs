@@ -126,10 +126,8 @@ impl<X: Execute> Replica<X> {
         self.membership_changed = true;
         self.membership_told = None;
         let state = self.executor.state();
-        let promoted = FromReplica::Promoted {
-            last_input: state.last_input,
-            last_output: state.last_output,
-        };
+        let promoted =
+            FromReplica::Promoted { last_input: state.last_input, last_output: state.last_output };
         self.say(&promoted, link);
         self.outbox.emit_again(&mut emitter(link, self.generation));
     }

@@ -35,7 +35,12 @@ fn turn(replica: &mut Replica<Local<Board>>, ear: &mut Ear) {
     while replica.turn(&mut MemoryStore, marks, false, ear).expect("sound") {}
 }
 
-fn lead(replica: &mut Replica<Local<Board>>, generation: u64, quarantine: Vec<InputNo>, ear: &mut Ear) {
+fn lead(
+    replica: &mut Replica<Local<Board>>,
+    generation: u64,
+    quarantine: Vec<InputNo>,
+    ear: &mut Ear,
+) {
     let generation = Generation(generation);
     let isolate = ToReplica::Isolate { generation, certificate: 0, fenced: Vec::new() };
     for message in [isolate, ToReplica::Promote { generation, quarantine }] {
