@@ -77,6 +77,8 @@ pub struct Runtime<X: Execute> {
     shown: Option<Progress>,
     buffer: Vec<u8>,
     at_hand: AtHand,
+    /// The inputs that are there may have killed a predecessor.
+    careful: bool,
 }
 
 /// Inputs that were taken, to be executed together.
@@ -145,6 +147,7 @@ impl<X: Execute> Runtime<X> {
             shown: None,
             buffer: Vec::new(),
             at_hand: AtHand::default(),
+            careful: true,
         };
         for &(id, slot) in &spec.peers {
             if let Some(slot) = SlotId::new(slot) {
@@ -296,6 +299,7 @@ impl<X: Execute> Runtime<X> {
 
     fn take_inputs(&mut self) -> Result<bool, Fatal> {
         if self.replica.take_became_primary() {
+            self.careful = true;
             self.fabric.intake().seek_oldest();
             if teeth::bites(Bug::IntakeFromNewest) {
                 while let Ok(Some(_)) = self.fabric.intake().next(&mut self.buffer) {}
@@ -303,6 +307,7 @@ impl<X: Execute> Runtime<X> {
         }
         let mut moved = false;
         let mut buffer = std::mem::take(&mut self.buffer);
+        let at_once = self.inputs_at_once();
         for _ in 0..INPUTS_PER_TURN {
             if !self.replica.wants_input(self.at_hand.bytes.len())
                 || self.fabric.outputs().backlog_bytes() > OUTPUT_BACKLOG_BYTES
@@ -311,6 +316,7 @@ impl<X: Execute> Runtime<X> {
             }
             let next = self.fabric.intake().next(&mut buffer);
             let Some(no) = next.map_err(|error| Fatal::Ring(format!("intake: {error}")))? else {
+                self.careful = false;
                 break;
             };
             moved = true;
@@ -323,13 +329,28 @@ impl<X: Execute> Runtime<X> {
                 return Err(Fatal::Poisoned);
             }
             self.at_hand.push(&buffer);
-            if self.at_hand.ends.len() >= self.replica.executor().tasks_at_once() {
+            if self.at_hand.ends.len() >= at_once {
                 self.execute()?;
             }
         }
         self.execute()?;
         self.buffer = buffer;
         Ok(moved)
+    }
+
+    /// How many inputs are executed together. An input that hangs its primary is known
+    /// only if it was alone. So those that were there when this one became primary
+    /// are executed one by one; and all are where there is no second standby, that the
+    /// next primary could die for certainty.
+    fn inputs_at_once(&self) -> usize {
+        let is_standby = |(id, slot): &(&ReplicaId, &SlotId)| {
+            let page = self.fabric.peer_page(**slot);
+            page.replica() == **id && page.role() == PageRole::Standby
+        };
+        if self.careful || self.slots.iter().filter(is_standby).count() < 2 {
+            return 1;
+        }
+        self.replica.executor().tasks_at_once()
     }
 
     /// Executes the inputs at hand; should one of them kill this process, the page

@@ -12,6 +12,8 @@ use crate::snapshot::{Encoded, Head};
 pub struct Local<M: StateMachine> {
     numbered: Numbered<M>,
     background: Box<dyn Background>,
+    tasks_at_once: usize,
+    culprit: Option<usize>,
 }
 
 impl<M: StateMachine> Local<M> {
@@ -19,7 +21,14 @@ impl<M: StateMachine> Local<M> {
     /// long.
     #[must_use]
     pub fn new(background: Box<dyn Background>) -> Self {
-        Self { numbered: Numbered::default(), background }
+        Self { numbered: Numbered::default(), background, tasks_at_once: 1, culprit: None }
+    }
+
+    /// Takes so many tasks at once, as a virtual machine does. Here nothing is saved
+    /// by that; it is for whoever tries what follows from it.
+    #[must_use]
+    pub fn taking(self, tasks_at_once: usize) -> Self {
+        Self { tasks_at_once, ..self }
     }
 
     /// The machine and its numbers, to look at.
@@ -33,11 +42,12 @@ impl<M: StateMachine + 'static> Execute for Local<M> {
     type Machine = M;
 
     fn tasks_at_once(&self) -> usize {
-        1
+        self.tasks_at_once
     }
 
     fn run(&mut self, tasks: &[Task<'_>], results: &mut Results) -> Result<(), Fatal> {
-        for &Task { no, ref input, treatment } in tasks {
+        for (at, &Task { no, ref input, treatment }) in tasks.iter().enumerate() {
+            self.culprit = Some(at);
             let outputs = results.outputs();
             let applied = match treatment {
                 Treatment::Apply => self.numbered.apply(no, input, false, outputs)?,
@@ -57,7 +67,7 @@ impl<M: StateMachine + 'static> Execute for Local<M> {
     }
 
     fn culprit(&self) -> Option<usize> {
-        None
+        self.culprit
     }
 
     fn state(&self) -> State {

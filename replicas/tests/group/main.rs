@@ -3,6 +3,7 @@
 //! and meet poisons, and messages wait. Every input is answered once and as by a
 //! machine that never failed; events come in order and without gaps.
 
+mod company;
 mod host;
 mod machine;
 mod quarantine;
