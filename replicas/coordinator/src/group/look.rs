@@ -294,7 +294,15 @@ impl<P: Platform> Group<P> {
                 && voters.contains(&id)
                 && fabric.replica_page(slot).last_log_index() < end
         };
-        let waits_for_others = self.members.iter().any(|(&id, m)| is_behind(id, m.slot));
+        // Nor is a candidate that waits for a vote.
+        let is_silent = |id, watch: &Option<Watch<P::DeathWatch>>| {
+            Some(id) != leader
+                && voters.contains(&id)
+                && watch.as_ref().is_some_and(|watch| watch.is_silent(now))
+        };
+        let waits_for_others = self.members.iter().any(|(&id, m)| {
+            is_behind(id, m.slot) || (primary.is_none() && is_silent(id, &m.watch))
+        });
         // Who is behind has nothing to do until the leader sends it what it lacks.
         let leader_sends = leader
             .and_then(|id| self.members.get(&id)?.watch.as_ref())
