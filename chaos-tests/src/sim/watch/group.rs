@@ -95,6 +95,14 @@ impl World {
     pub(super) fn look_at_readers(&mut self, serial: u64) {
         let Some(body) = self.bodies.get(&serial) else { return };
         let Some(runtime) = &body.runtime else { return };
+        // What one does that is given up itself is of no matter.
+        let id = body.id;
+        let mut members = self.host.iter().flat_map(|host| host.decisions().members());
+        let is_given_up = members.any(|(it, _, s)| it == id && s == Standing::Fenced);
+        drop(members);
+        if is_given_up {
+            return;
+        }
         let fabric = runtime.fabric();
         if fabric.page().generation() != self.watch.reign {
             return;
@@ -104,7 +112,7 @@ impl World {
             .map(|slot| fabric.peer(slot))
             .find(|peer| self.watch.fenced.contains(peer));
         if let Some(fenced) = read {
-            let (id, reign) = (body.id, self.watch.reign);
+            let reign = self.watch.reign;
             self.flaw(
                 "reads-fenced",
                 format_args!("{id} has acknowledged {reign} and still reads {fenced}"),

@@ -10,6 +10,10 @@ use crate::platform::{DeathWatch, Domain};
 /// How long a replica that is being taught may be silent.
 const LEARNER_LIMIT: Duration = Duration::from_secs(5);
 
+/// Of the time since the last look, no more than this counts against a replica that is
+/// being taught: if it was longer, the host itself stood still, and others with it.
+const LOOK_COUNTS: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub(super) struct Watch<D> {
     death: Option<D>,
@@ -19,6 +23,8 @@ pub(super) struct Watch<D> {
     start: Instant,
     beats: u64,
     last_sign: Instant,
+    /// As a learner: when it was looked at, and for how long it has been silent.
+    learner: (Instant, Duration),
 }
 
 impl<D: DeathWatch> Watch<D> {
@@ -36,6 +42,7 @@ impl<D: DeathWatch> Watch<D> {
             start: now,
             beats: page.beats(),
             last_sign: now,
+            learner: (now, Duration::ZERO),
         }
     }
 
@@ -71,8 +78,13 @@ impl<D: DeathWatch> Watch<D> {
     /// Why a replica that is being taught must be taken for hung, if it must. It
     /// restores a whole store in one step, and nobody waits for it.
     pub(super) fn judge_learner(&mut self, now: Instant, page: &ReplicaPageView) -> Option<String> {
+        let (looked, silent) = self.learner;
         self.look(now, page);
-        let silent = now.saturating_duration_since(self.last_sign);
+        let silent = match self.last_sign == now {
+            true => Duration::ZERO,
+            false => silent + now.saturating_duration_since(looked).min(LOOK_COUNTS),
+        };
+        self.learner = (now, silent);
         (silent > LEARNER_LIMIT).then(|| format!("no beat for {} ms", silent.as_millis()))
     }
 
