@@ -221,7 +221,7 @@ impl<X: Execute> Replica<X> {
         Progress {
             generation: self.generation,
             role: self.role,
-            last_input: self.executor.state().last_input,
+            last_input: self.executor.last_input(),
             applied: self.applied,
             commit: self.peer.released(),
             last_index,

@@ -105,6 +105,10 @@ pub trait Execute {
     /// The numbers and the digest of the state.
     fn state(&self) -> State;
 
+    /// The last input that was applied: that of [`Self::state`], without what a digest
+    /// costs.
+    fn last_input(&self) -> InputNo;
+
     /// Replaces the state by one that [`state_machine::Numbered::encode`] wrote,
     /// if `digest` is its digest: damage that is not found yet must not be taught.
     ///

@@ -315,19 +315,12 @@ impl<X: Execute> Runtime<X> {
                 break;
             }
             let next = self.fabric.intake().next(&mut buffer);
-            let Some(no) = next.map_err(|error| Fatal::Ring(format!("intake: {error}")))? else {
+            if next.map_err(|error| Fatal::Ring(format!("intake: {error}")))?.is_none() {
                 self.careful = false;
                 break;
-            };
+            }
             moved = true;
             self.worked = true;
-            let (_, input) = Input::decode(&mut Reader::new(&buffer))?;
-            if matches!(input, Input::Poison) && !self.replica.is_quarantined(InputNo(no)) {
-                self.execute()?;
-                // The page goes on telling which input it was.
-                self.fabric.page().set_applying_input(no);
-                return Err(Fatal::Poisoned);
-            }
             self.at_hand.push(&buffer);
             if self.at_hand.ends.len() >= at_once {
                 self.execute()?;
@@ -357,22 +350,31 @@ impl<X: Execute> Runtime<X> {
     /// tells which. Where several are executed at once, that is known only when
     /// there is somebody left to tell: whoever hangs does not.
     fn execute(&mut self) -> Result<(), Fatal> {
-        let inputs = self.at_hand.inputs()?;
-        if let [(no, _)] = inputs[..] {
-            self.fabric.page().set_applying_input(no.0);
-        }
-        if inputs.is_empty() {
+        if self.at_hand.ends.is_empty() {
             return Ok(());
         }
+        let inputs = self.at_hand.inputs()?;
+        let is_deadly = |(no, input): &(InputNo, Input<'_>)| {
+            matches!(input, Input::Poison) && !self.replica.is_quarantined(*no)
+        };
+        let deadly = inputs.iter().position(is_deadly);
+        let sound = &inputs[..deadly.unwrap_or(inputs.len())];
+        if let [(no, _)] = sound {
+            self.fabric.page().set_applying_input(no.0);
+        }
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
-        let done = self.replica.on_inputs(&inputs, &mut link);
-        if done.is_err() {
-            let culprit = self.replica.executor().culprit().and_then(|at| inputs.get(at));
+        if let Err(fatal) = self.replica.on_inputs(sound, &mut link) {
+            let culprit = self.replica.executor().culprit().and_then(|at| sound.get(at));
             if let Some((no, _)) = culprit {
                 self.fabric.page().set_applying_input(no.0);
             }
+            return Err(fatal);
         }
-        done?;
+        if let Some(deadly) = deadly {
+            // The page goes on telling which input it was.
+            self.fabric.page().set_applying_input(inputs[deadly].0.0);
+            return Err(Fatal::Poisoned);
+        }
         if !teeth::bites(Bug::ApplyingMarkLeft) {
             self.fabric.page().set_applying_input(0);
         }

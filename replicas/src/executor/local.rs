@@ -1,7 +1,7 @@
 //! A state machine in the replica's own process.
 
 use state_machine::executor::State;
-use state_machine::{Digest, Numbered, Reader, RestoreError, ScrubProgress, StateMachine};
+use state_machine::{Digest, InputNo, Numbered, Reader, RestoreError, ScrubProgress, StateMachine};
 
 use super::{Execute, Results, Task, Treatment};
 use crate::background::Background;
@@ -72,6 +72,10 @@ impl<M: StateMachine + 'static> Execute for Local<M> {
 
     fn state(&self) -> State {
         State::of(&self.numbered)
+    }
+
+    fn last_input(&self) -> InputNo {
+        self.numbered.last_input()
     }
 
     fn restore(&mut self, bytes: &[u8], digest: Digest) -> Result<(), Fatal> {

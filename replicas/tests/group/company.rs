@@ -49,6 +49,10 @@ impl Execute for Counting {
         self.board.state()
     }
 
+    fn last_input(&self) -> InputNo {
+        self.board.last_input()
+    }
+
     fn restore(&mut self, bytes: &[u8], digest: Digest) -> Result<(), Fatal> {
         self.board.restore(bytes, digest)
     }
