@@ -23,8 +23,9 @@ pub(super) struct Watch<D> {
     start: Instant,
     beats: u64,
     last_sign: Instant,
-    /// As a learner: when it was looked at, and for how long it has been silent.
-    learner: (Instant, Duration),
+    looked: Instant,
+    /// How long it has been silent, without time in which nobody looked.
+    silent: Duration,
 }
 
 impl<D: DeathWatch> Watch<D> {
@@ -42,7 +43,8 @@ impl<D: DeathWatch> Watch<D> {
             start: now,
             beats: page.beats(),
             last_sign: now,
-            learner: (now, Duration::ZERO),
+            looked: now,
+            silent: Duration::ZERO,
         }
     }
 
@@ -59,9 +61,13 @@ impl<D: DeathWatch> Watch<D> {
     /// Notes a beat, if there was one.
     pub(super) fn look(&mut self, now: Instant, page: &ReplicaPageView) {
         let beats = page.beats();
-        if beats != self.beats {
+        let elapsed = now.saturating_duration_since(std::mem::replace(&mut self.looked, now));
+        if beats == self.beats {
+            self.silent += elapsed.min(LOOK_COUNTS);
+        } else {
             self.beats = beats;
             self.last_sign = now;
+            self.silent = Duration::ZERO;
         }
     }
 
@@ -78,13 +84,8 @@ impl<D: DeathWatch> Watch<D> {
     /// Why a replica that is being taught must be taken for hung, if it must. It
     /// restores a whole store in one step, and nobody waits for it.
     pub(super) fn judge_learner(&mut self, now: Instant, page: &ReplicaPageView) -> Option<String> {
-        let (looked, silent) = self.learner;
         self.look(now, page);
-        let silent = match self.last_sign == now {
-            true => Duration::ZERO,
-            false => silent + now.saturating_duration_since(looked).min(LOOK_COUNTS),
-        };
-        self.learner = (now, silent);
+        let silent = self.silent;
         (silent > LEARNER_LIMIT).then(|| format!("no beat for {} ms", silent.as_millis()))
     }
 
