@@ -79,8 +79,8 @@ impl Backends {
     }
 }
 
-/// Whether a KVM does without the processor's help. Entering a guest costs ten times
-/// as much then, its isolation is the kernel's like that of a process, and under load
+/// Whether a KVM does without the processor's help. Entering a guest costs tens of
+/// microseconds then, its isolation is the kernel's like that of a process, and under load
 /// the scheduler may not be fair to others.
 fn is_emulated(kvm: &Availability) -> bool {
     matches!(kvm, Availability::Usable(Underneath::Software(_)))

@@ -115,7 +115,7 @@ fn live(backend: &str, host: &Host, nodes: u32, kills: u32) -> Result<Life, Harn
     }
     Ok(Life {
         backend: backend.to_owned(),
-        starts_us: starts_us(&host.log()),
+        starts_us: starts_us(&std::fs::read_to_string(host.log_file()).unwrap_or_default()),
         resident_kib,
         idle_percent,
         failovers: log.into_failovers(),

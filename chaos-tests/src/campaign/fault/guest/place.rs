@@ -98,10 +98,10 @@ impl<'a> Guest<'a> {
 
     /// Writes into the guest's memory, at a physical address.
     pub(super) fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), FaultError> {
-        let at = self.ram.start + gpa;
-        if at + bytes.len() as u64 > self.ram.end {
-            return Err(FaultError::Missed(format!("the guest has no memory at {gpa:#x}")));
-        }
+        let none = || FaultError::Missed(format!("the guest has no memory at {gpa:#x}"));
+        let at = self.ram.start.checked_add(gpa).ok_or_else(none)?;
+        let end = at.checked_add(bytes.len() as u64).filter(|end| *end <= self.ram.end);
+        end.ok_or_else(none)?;
         self.memory.write(at, bytes)
     }
 
