@@ -22,25 +22,26 @@
 //! same replies.
 
 mod describe;
+mod follow;
 mod lead;
 mod members;
 mod snapshots;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use consensus::{
-    Change, Committed, FenceEpoch, LogIndex, LogStore, Peer, PeerId, Role as PeerRole, Term,
-};
+use consensus::{Change, FenceEpoch, LogIndex, LogStore, Peer, PeerId, Role as PeerRole, Term};
 use hypervisor::{Generation, ReplicaId};
 use state_machine::{Class, Digest, Input, InputNo, Output, StateMachine as _};
 use teeth::Bug;
 
-use crate::batch::{self, Batch};
+use crate::batch::Batch;
 use crate::error::Fatal;
 use crate::executor::{Execute, Results, Task, Treatment};
 use crate::outbox::{BatchNo, Emission, Outbox, Watermarks};
 use crate::protocol::{FromReplica, ToReplica, peer_id, replica_id};
 use crate::snapshot::Purpose;
+
+use follow::Behind;
 
 /// A batch is closed when its entry reaches this size.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -137,6 +138,8 @@ pub struct Replica<X: Execute> {
     in_flight: VecDeque<(BatchNo, LogIndex)>,
     /// Last entry whose inputs are in the state.
     applied: LogIndex,
+    /// What is committed behind it: see [`follow`].
+    behind: Behind,
     outbox: Outbox,
     changes: VecDeque<Change>,
     /// The change that is in the log and not applied: what the next one begins
@@ -195,6 +198,7 @@ impl<X: Execute> Replica<X> {
             last_command: BatchNo(0),
             in_flight: VecDeque::new(),
             applied: LogIndex(0),
+            behind: Behind::default(),
             outbox: Outbox::default(),
             changes: VecDeque::new(),
             change_under_way: None,
@@ -221,7 +225,7 @@ impl<X: Execute> Replica<X> {
         Progress {
             generation: self.generation,
             role: self.role,
-            last_input: self.executor.last_input(),
+            last_input: self.executor.numbers().0,
             applied: self.applied,
             commit: self.peer.released(),
             last_index,
@@ -358,13 +362,21 @@ impl<X: Execute> Replica<X> {
         debug_assert_eq!(self.role, Role::Primary);
         let tasks: Vec<_> = inputs.iter().map(|&(no, input)| self.task(no, input)).collect();
         let mut results = std::mem::take(&mut self.results);
-        results.clear();
-        self.executor.run(&tasks, &mut results)?;
+        self.execute(&tasks, &mut results)?;
         let mut emit = emitter(link, self.generation);
         results.for_each(|task, applied, outputs| {
             self.on_result(&tasks[task], applied, outputs, &mut emit);
         });
         self.results = results;
+        Ok(())
+    }
+
+    /// Has tasks executed, and believes nothing that cannot be.
+    fn execute(&mut self, tasks: &[Task<'_>], results: &mut Results) -> Result<(), Fatal> {
+        results.clear();
+        let before = self.executor.numbers();
+        self.executor.run(tasks, results)?;
+        results.check::<X::Machine>(tasks, before, self.executor.numbers())?;
         Ok(())
     }
 
@@ -471,7 +483,8 @@ impl<X: Execute> Replica<X> {
             moved = true;
         }
         moved |= !actions.committed.is_empty();
-        self.commit(&actions.committed, link)?;
+        self.commit(actions.committed);
+        self.apply(idle, link)?;
         self.follow_peer()?;
         self.tell_of_campaign(link);
         if actions.snapshot_wanted && !self.snapshot_under_way && self.freeze_wanted.is_none() {
@@ -505,61 +518,6 @@ impl<X: Execute> Replica<X> {
     /// Shows the digest of the state as it stands; for when nothing is going on.
     pub fn show_digest_now(&self, link: &mut dyn Link) {
         self.show_digest(true, link);
-    }
-
-    fn commit(&mut self, entries: &[Committed], link: &mut dyn Link) -> Result<(), Fatal> {
-        let mut tasks = Vec::new();
-        for (entry, left) in entries.iter().zip((0..entries.len()).rev()) {
-            let index = entry.index;
-            link.at_work();
-            if entry.data.is_empty() {
-                self.membership_changed = true;
-                self.change_under_way.take_if(|at| *at <= index);
-            }
-            // As primary, the state has these inputs already.
-            if !self.leads() {
-                Self::logged_tasks(&entry.data, &mut tasks)?;
-            }
-            let shows = index.0.is_multiple_of(DIGEST_EVERY);
-            if left > 0 && !shows && tasks.len() < self.executor.tasks_at_once() {
-                continue;
-            }
-            self.apply_logged(&tasks)?;
-            tasks.clear();
-            self.applied = self.applied.max(index);
-            self.peer.applied(index);
-            if !self.leads() {
-                self.show_digest(shows, link);
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds the inputs of a log entry.
-    fn logged_tasks<'a>(entry: &'a [u8], tasks: &mut Vec<Task<'a>>) -> Result<(), Fatal> {
-        for logged in batch::inputs(entry) {
-            let logged = logged?;
-            if teeth::bites(Bug::TentativeNotReplicated)
-                && X::Machine::classify(&logged.input) == Class::Tentative
-            {
-                continue;
-            }
-            let quarantined = logged.quarantined && !teeth::bites(Bug::QuarantineNotReplicated);
-            let treatment = if quarantined { Treatment::Quarantine } else { Treatment::Apply };
-            tasks.push(Task { no: logged.no, input: logged.input, treatment });
-        }
-        Ok(())
-    }
-
-    fn apply_logged(&mut self, tasks: &[Task<'_>]) -> Result<(), Fatal> {
-        if tasks.is_empty() {
-            return Ok(());
-        }
-        self.results.clear();
-        self.executor.run(tasks, &mut self.results)?;
-        let outbox = &mut self.outbox;
-        self.results.for_each(|_, _, outputs| outputs.for_each(|output| outbox.keep(output)));
-        Ok(())
     }
 
     /// Lets go what the acknowledgement policy allows.

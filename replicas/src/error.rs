@@ -3,6 +3,8 @@
 use consensus::{CampaignError, ConfigError, FenceError, ProposeError, RecoverError, StoreError};
 use state_machine::{CodecError, Corruption, RestoreError};
 
+use crate::executor::Implausible;
+
 /// What a replica cannot go on after. The host notices its end and builds
 /// another one.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,9 @@ pub enum Fatal {
     /// A ring's content is not what its writer can have written.
     #[error("ring: {0}")]
     Ring(String),
+    /// What executes its inputs has said what cannot be.
+    #[error(transparent)]
+    Implausible(#[from] Implausible),
     /// Its virtual machine has come to its end.
     #[error("guest: {0}")]
     Guest(String),

@@ -5,17 +5,19 @@
 //! virtual machine, where nothing but the machine is.
 
 mod local;
+mod plausible;
 #[cfg(target_arch = "x86_64")]
 mod virtual_machine;
 
 use state_machine::executor::State;
-use state_machine::{Digest, Input, InputNo, Output, ScrubProgress, StateMachine};
+use state_machine::{Digest, Input, InputNo, Output, OutputNo, ScrubProgress, StateMachine};
 
 use crate::error::Fatal;
 use crate::snapshot::{Encoded, Head};
 
 pub use local::Local;
 pub(crate) use local::restore;
+pub use plausible::Implausible;
 #[cfg(target_arch = "x86_64")]
 pub use virtual_machine::{Guest, Virtual};
 
@@ -105,9 +107,9 @@ pub trait Execute {
     /// The numbers and the digest of the state.
     fn state(&self) -> State;
 
-    /// The last input that was applied: that of [`Self::state`], without what a digest
-    /// costs.
-    fn last_input(&self) -> InputNo;
+    /// The last input that was applied, and the last output that got a number: those of
+    /// [`Self::state`], without what a digest costs.
+    fn numbers(&self) -> (InputNo, OutputNo);
 
     /// Replaces the state by one that [`state_machine::Numbered::encode`] wrote,
     /// if `digest` is its digest: damage that is not found yet must not be taught.

@@ -364,8 +364,12 @@ impl<X: Execute> Runtime<X> {
         }
         let mut link = RingLink { fabric: &mut self.fabric, slots: &self.slots };
         if let Err(fatal) = self.replica.on_inputs(sound, &mut link) {
-            let culprit = self.replica.executor().culprit().and_then(|at| sound.get(at));
-            if let Some((no, _)) = culprit {
+            let executed = || sound.get(self.replica.executor().culprit()?).map(|(no, _)| *no);
+            let culprit = match &fatal {
+                Fatal::Implausible(implausible) => Some(implausible.input),
+                _ => executed(),
+            };
+            if let Some(no) = culprit {
                 self.fabric.page().set_applying_input(no.0);
             }
             return Err(fatal);

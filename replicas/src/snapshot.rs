@@ -137,6 +137,14 @@ mod tests {
 
         fn quarantine(&mut self, _: InputNo, _: &Input<'_>, _: &mut dyn Outputs) {}
 
+        fn can_answer(_: &Input<'_>, _: &[u8]) -> bool {
+            true
+        }
+
+        fn can_be_event(_: &[u8]) -> bool {
+            true
+        }
+
         fn digest(&self) -> Digest {
             Digest(self.0)
         }

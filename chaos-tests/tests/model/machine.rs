@@ -91,6 +91,14 @@ impl StateMachine for Tally {
         out.reply(input.conn().unwrap_or(ConnId::HOST), b"quarantined");
     }
 
+    fn can_answer(_: &Input<'_>, _: &[u8]) -> bool {
+        true
+    }
+
+    fn can_be_event(_: &[u8]) -> bool {
+        true
+    }
+
     fn digest(&self) -> Digest {
         Digest(self.value)
     }

@@ -14,6 +14,8 @@ impl<X: Execute> Replica<X> {
         let snapshot = snapshot::split(bytes)?;
         self.executor.restore(snapshot.numbered, snapshot.digest)?;
         self.outbox = Outbox::from_kept(snapshot.undelivered);
+        // What is behind the state is in the snapshot.
+        self.behind.clear();
         self.applied = index;
         self.peer.applied(index);
         Ok(())

@@ -1,7 +1,9 @@
 //! A state machine in the replica's own process.
 
 use state_machine::executor::State;
-use state_machine::{Digest, InputNo, Numbered, Reader, RestoreError, ScrubProgress, StateMachine};
+use state_machine::{
+    Digest, InputNo, Numbered, OutputNo, Reader, RestoreError, ScrubProgress, StateMachine,
+};
 
 use super::{Execute, Results, Task, Treatment};
 use crate::background::Background;
@@ -74,8 +76,8 @@ impl<M: StateMachine + 'static> Execute for Local<M> {
         State::of(&self.numbered)
     }
 
-    fn last_input(&self) -> InputNo {
-        self.numbered.last_input()
+    fn numbers(&self) -> (InputNo, OutputNo) {
+        (self.numbered.last_input(), self.numbered.last_output())
     }
 
     fn restore(&mut self, bytes: &[u8], digest: Digest) -> Result<(), Fatal> {

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use guest::layout;
 use hypervisor::kvm::{Exit, Image, KvmError, Machine, MachineConfig, Outcome};
 use state_machine::executor::{Answer, Command, Refusal, State};
-use state_machine::{Digest, InputNo, Reader, RestoreError, ScrubProgress, StateMachine};
+use state_machine::{Digest, InputNo, OutputNo, Reader, RestoreError, ScrubProgress, StateMachine};
 
 use super::{Execute, Results, Task, Treatment};
 use crate::background::Background;
@@ -234,8 +234,8 @@ impl<M: StateMachine> Execute for Virtual<M> {
         self.state
     }
 
-    fn last_input(&self) -> InputNo {
-        self.state.last_input
+    fn numbers(&self) -> (InputNo, OutputNo) {
+        (self.state.last_input, self.state.last_output)
     }
 
     fn restore(&mut self, bytes: &[u8], digest: Digest) -> Result<(), Fatal> {

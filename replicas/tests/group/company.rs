@@ -15,7 +15,7 @@ use replica::runtime::Runtime;
 use replica::snapshot::{Encoded, Head};
 use replica::spec::{Ack, Backend, LogLimits, ReplicaSpec, Start, Storage};
 use state_machine::executor::State;
-use state_machine::{ConnId, Digest, Input, InputNo, ScrubProgress};
+use state_machine::{ConnId, Digest, Input, InputNo, OutputNo, ScrubProgress};
 
 use crate::machine::{Board, PUT};
 use crate::world::Desk;
@@ -49,8 +49,8 @@ impl Execute for Counting {
         self.board.state()
     }
 
-    fn last_input(&self) -> InputNo {
-        self.board.last_input()
+    fn numbers(&self) -> (InputNo, OutputNo) {
+        self.board.numbers()
     }
 
     fn restore(&mut self, bytes: &[u8], digest: Digest) -> Result<(), Fatal> {

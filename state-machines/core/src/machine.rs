@@ -86,6 +86,14 @@ pub trait StateMachine: Sized + Default {
     /// primary before.
     fn quarantine(&mut self, no: InputNo, input: &Input<'_>, out: &mut dyn Outputs);
 
+    /// Whether `frame` has the form of an answer to `input`: what can be told from
+    /// these two alone. Replicas use it on themselves, for what their own memory's
+    /// damage makes of an answer.
+    fn can_answer(input: &Input<'_>, frame: &[u8]) -> bool;
+
+    /// Whether `frame` has the form of an event.
+    fn can_be_event(frame: &[u8]) -> bool;
+
     /// The digest of the whole state, kept up incrementally.
     fn digest(&self) -> Digest;
 

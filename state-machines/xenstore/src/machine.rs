@@ -316,6 +316,15 @@ impl Xenstore {
     }
 }
 
+/// The header of a request, if `input` is one that has a header.
+fn asked(input: &Input<'_>) -> Header {
+    let nothing = Header { kind: 0, req_id: 0, tx_id: 0, len: 0 };
+    match input {
+        Input::Request { frame, .. } => Header::decode(frame).unwrap_or(nothing),
+        _ => nothing,
+    }
+}
+
 impl StateMachine for Xenstore {
     type Snapshot = Snapshot;
     type Cursor = SnapshotCursor;
@@ -381,16 +390,31 @@ impl StateMachine for Xenstore {
     }
 
     fn quarantine(&mut self, _no: InputNo, input: &Input<'_>, out: &mut dyn Outputs) {
-        let (conn, frame) = match *input {
-            Input::Request { conn, frame } => (conn, frame),
-            Input::Poison => (ConnId::HOST, &[][..]),
+        let conn = match *input {
+            Input::Request { conn, .. } => conn,
+            Input::Poison => ConnId::HOST,
             _ => return,
         };
-        let nothing = Header { kind: 0, req_id: 0, tx_id: 0, len: 0 };
-        let header = Header::decode(frame).unwrap_or(nothing);
         let mut answer = Answer::default();
         answer.begin();
-        out.reply(conn, answer.finish(&header, Err(Errno::EIO)));
+        out.reply(conn, answer.finish(&asked(input), Err(Errno::EIO)));
+    }
+
+    /// It bears what the request bore, and is of its type or an error.
+    fn can_answer(input: &Input<'_>, frame: &[u8]) -> bool {
+        let asked = asked(input);
+        split(frame).is_some_and(|(header, _)| {
+            let kinds = [asked.kind, MessageType::Error.to_u32()];
+            (header.req_id, header.tx_id) == (asked.req_id, asked.tx_id)
+                && kinds.contains(&header.kind)
+        })
+    }
+
+    fn can_be_event(frame: &[u8]) -> bool {
+        split(frame).is_some_and(|(header, _)| {
+            let kind = MessageType::WatchEvent.to_u32();
+            (header.kind, header.req_id, header.tx_id) == (kind, 0, 0)
+        })
     }
 
     fn digest(&self) -> Digest {

@@ -53,6 +53,14 @@ impl StateMachine for Adder {
         out.reply(ConnId(8), b"no");
     }
 
+    fn can_answer(_: &Input<'_>, _: &[u8]) -> bool {
+        true
+    }
+
+    fn can_be_event(_: &[u8]) -> bool {
+        true
+    }
+
     fn digest(&self) -> Digest {
         Digest(self.written)
     }
