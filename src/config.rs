@@ -47,6 +47,8 @@ pub struct XenstoreConfig {
     pub durability: Durability,
     /// Whether a lost replica is replaced.
     pub rebuild: bool,
+    /// Whether each input is executed twice, and what comes of it compared.
+    pub lockstep: bool,
     /// Where the replicas' state machines are executed.
     pub backend: BackendChoice,
     /// Which core the component's threads share.
@@ -198,6 +200,7 @@ impl Default for Config {
                 ack: AckPolicy::AllLive,
                 durability: Durability::Volatile,
                 rebuild: true,
+                lockstep: false,
                 backend: BackendChoice::Auto,
                 affinity: Affinity::Auto,
                 front_spin_us: 50,

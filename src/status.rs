@@ -81,6 +81,8 @@ pub struct Component {
     pub backend: String,
     /// Why it is that.
     pub backend_reason: String,
+    /// Whether each input is executed twice, and what comes of it compared.
+    pub lockstep: bool,
     /// How many replicas there are to be.
     pub replication_factor: u8,
     /// How long a replica may stand still before it is taken for hung,
@@ -232,6 +234,7 @@ pub(crate) mod tests {
             durability: Durability::Volatile,
             backend: "kvm".into(),
             backend_reason: "KVM is usable, on Intel VMX".into(),
+            lockstep: true,
             replication_factor: 3,
             detect_ms: 50,
             starved_limit_ms: 5000,

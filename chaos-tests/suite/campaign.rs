@@ -389,7 +389,17 @@ fn profiles_and_faults_are_listed() {
     let output = rvmm().args(["chaos", "list"]).output().expect("runs");
     let text = said(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    for name in ["smoke", "ci", "soak", "corruption", "guest", "rebuild", "crash", "hostile-ring"] {
+    for name in [
+        "smoke",
+        "ci",
+        "soak",
+        "corruption",
+        "guest",
+        "lockstep",
+        "rebuild",
+        "crash",
+        "hostile-ring",
+    ] {
         assert!(text.contains(&format!("\n  {name:<22} ")), "{name}: {text}");
     }
 }

@@ -5,6 +5,7 @@
 //! virtual machine, where nothing but the machine is.
 
 mod local;
+mod lockstep;
 mod plausible;
 #[cfg(target_arch = "x86_64")]
 mod virtual_machine;
@@ -17,6 +18,7 @@ use crate::snapshot::{Encoded, Head};
 
 pub use local::Local;
 pub(crate) use local::restore;
+pub use lockstep::Lockstep;
 pub use plausible::Implausible;
 #[cfg(target_arch = "x86_64")]
 pub use virtual_machine::{Guest, Virtual};
@@ -70,6 +72,18 @@ impl Results {
     /// All outputs of a task are there; `applied`: it was, and not before.
     fn end_task(&mut self, applied: bool) {
         self.each.push((applied, self.outputs.len()));
+    }
+
+    /// The first task that has yielded something else in `other`, of the same tasks.
+    fn differs_at(&self, other: &Self) -> Option<usize> {
+        let mut begin = 0;
+        let differs = |(&(applied, end), theirs): (&(bool, usize), &(bool, usize))| {
+            let range = std::mem::replace(&mut begin, end)..end;
+            (applied, end) != *theirs || self.outputs[range.clone()] != other.outputs[range]
+        };
+        let at = self.each.iter().zip(&other.each).position(differs);
+        let lengths = (self.each.len(), other.each.len());
+        at.or((lengths.0 != lengths.1).then_some(lengths.0.min(lengths.1)))
     }
 
     /// Gives what each task has yielded to `take`, in their order.

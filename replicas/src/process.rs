@@ -12,7 +12,7 @@ use state_machine::StateMachine;
 
 use crate::background::Worker;
 use crate::error::Fatal;
-use crate::executor::{Execute, Local};
+use crate::executor::{Execute, Local, Lockstep};
 use crate::runtime::Runtime;
 use crate::spec::{Backend, ReplicaSpec, Storage};
 
@@ -70,8 +70,7 @@ fn run<M: StateMachine + 'static>(
     match spec.backend {
         Backend::Process => {
             lock_in(false)?;
-            let executor = Local::<M>::new(Box::new(Worker::start()?));
-            drive(spec, fabric, executor, &nap)
+            drive_with(spec, fabric, local::<M>()?, &nap)
         }
         #[cfg(target_arch = "x86_64")]
         Backend::Kvm { memory_bytes } => {
@@ -79,13 +78,31 @@ fn run<M: StateMachine + 'static>(
             let guest = Guest::boot(image, memory_bytes)?;
             lock_in(true)?;
             let executor = Virtual::<M>::new(guest, Box::new(Worker::start()?))?;
-            drive(spec, fabric, executor, &nap)
+            drive_with(spec, fabric, executor, &nap)
         }
         #[cfg(not(target_arch = "x86_64"))]
         Backend::Kvm { .. } => {
             let _ = image;
             Err(Fatal::Guest("there are images for x86-64 only".into()))
         }
+    }
+}
+
+fn local<M: StateMachine + 'static>() -> Result<Local<M>, Fatal> {
+    Ok(Local::new(Box::new(Worker::start()?)))
+}
+
+/// Drives the replica with `executor`, alone or beside another one in this process.
+fn drive_with<X: Execute<Machine: 'static>>(
+    spec: &ReplicaSpec,
+    fabric: ReplicaFabric,
+    executor: X,
+    nap: &Nap,
+) -> Result<std::convert::Infallible, Fatal> {
+    if spec.lockstep {
+        drive(spec, fabric, Lockstep::new(executor, local::<X::Machine>()?), nap)
+    } else {
+        drive(spec, fabric, executor, nap)
     }
 }
 

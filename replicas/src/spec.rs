@@ -109,6 +109,8 @@ pub struct ReplicaSpec {
     pub storage: Storage,
     /// Where its state machine is executed.
     pub backend: Backend,
+    /// Whether each input is executed twice, and what comes of it compared.
+    pub lockstep: bool,
     /// How long it yields before it blocks, microseconds.
     pub spin_us: u32,
     /// How long it yields while a batch waits for other replicas, microseconds.

@@ -80,6 +80,8 @@ pub const KEYS: &[Key] = keys! {
         "whether a lost replica is replaced";
     "xenstore.backend" => xenstore.backend, Allowed::OneOf(BackendChoice::NAMES),
         "whether replicas' state machines run in virtual machines, in processes, or by turns";
+    "xenstore.lockstep" => xenstore.lockstep, Allowed::Switch,
+        "whether each replica executes every request twice, and stops where that makes a difference";
     "xenstore.affinity" => xenstore.affinity, Allowed::Core,
         "the core that the component's threads share: chosen, left to the kernel, or this one";
     "xenstore.front_spin_us" => xenstore.front_spin_us, whole(0, 10_000),

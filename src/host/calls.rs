@@ -387,6 +387,7 @@ impl Host {
             durability: xenstore.durability,
             backend: backend.into(),
             backend_reason: backend_reason.into(),
+            lockstep: xenstore.lockstep,
             replication_factor,
             detect_ms: monitor.detect_ms.into(),
             starved_limit_ms: monitor.starved_limit_ms.into(),

@@ -143,6 +143,7 @@ impl Settings {
             sockets: self.config.run_dir.join("xenstored"),
             guest_sockets: xenstore.guest_sockets,
             quotas: xenstore.quotas.by_name().to_vec(),
+            lockstep: xenstore.lockstep,
             monitor: MonitorConfig {
                 detect_ms: monitor.detect_ms,
                 idle_ms: idle_beat_ms,

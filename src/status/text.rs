@@ -61,7 +61,8 @@ impl fmt::Display for Component {
             f,
             "{name}: {health}, generation {generation}, {factor} replicas, {ack_policy}, {durability}"
         )?;
-        writeln!(f, "  backend {}: {}", self.backend, self.backend_reason)?;
+        let lockstep = if self.lockstep { ", in lockstep" } else { "" };
+        writeln!(f, "  backend {}{lockstep}: {}", self.backend, self.backend_reason)?;
         let counters = &self.counters;
         writeln!(
             f,
@@ -139,7 +140,7 @@ mod tests {
 degraded: rvmm 0.1.0, pid 77, up 1m 1s, /run/rvmm
 
 xenstore: degraded, generation 2, 3 replicas, all-live, volatile
-  backend kvm: KVM is usable, on Intel VMX
+  backend kvm, in lockstep: KVM is usable, on Intel VMX
   8 clients; 1234 inputs, 1200 outputs, 0 pending
   replica role     state     backend      pid   last input       commit  digest
         2 primary  running   kvm         1002           42            7  00c0ffee00c0ffee@40

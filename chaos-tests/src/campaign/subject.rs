@@ -128,6 +128,7 @@ impl Subject {
             .set("xenstore.replicas", target.replicas.get_ref().0)
             .set("xenstore.ack", target.ack.as_str())
             .set("xenstore.backend", target.backend.as_str())
+            .set("xenstore.lockstep", target.lockstep)
             .set("xenstore.durability", durability.as_str());
         options.ends_with_us = true;
         options.disk_mib = target.disk_mib.as_ref().map(|disk| disk.get_ref().0);
@@ -148,9 +149,10 @@ impl Subject {
         let daemon = Daemon::at(&host.run_dir());
         let disk = options.disk_mib.map(|_| host.state_dir());
         let text = format!(
-            "a host of its own: {} replicas, backend {}, {}, {}, {nodes} nodes{}",
+            "a host of its own: {} replicas, backend {}{}, {}, {}, {nodes} nodes{}",
             target.replicas.get_ref().0,
             target.backend.as_str(),
+            if target.lockstep { ", in lockstep" } else { "" },
             target.ack.as_str(),
             durability.as_str(),
             options.disk_mib.map(|mib| format!(", {mib} MiB of disk")).unwrap_or_default()

@@ -54,6 +54,7 @@ fn settings(plan: &Plan, sockets: PathBuf) -> Settings {
         front: front(),
         sockets,
         guest_sockets: true,
+        lockstep: false,
         quotas: vec![("nodes", 1000), ("transactions", 10), ("watches", 128)],
         monitor: monitor(plan),
         look_period: Duration::from_millis((10 * stretch).into()),

@@ -36,6 +36,8 @@ pub struct Settings {
     pub guest_sockets: bool,
     /// The hard quotas, by Xen's names.
     pub quotas: Vec<(&'static str, u32)>,
+    /// Whether replicas execute each input twice.
+    pub lockstep: bool,
     /// How hangs are judged.
     pub monitor: MonitorConfig,
     /// How often the coordinator looks at the replicas.

@@ -19,6 +19,12 @@ pub struct Implausible {
     what: &'static str,
 }
 
+impl Implausible {
+    pub(super) const fn of(input: InputNo, what: &'static str) -> Self {
+        Self { input, what }
+    }
+}
+
 /// The last input that was applied, and the last output that got a number.
 type Numbers = (InputNo, OutputNo);
 
@@ -36,7 +42,7 @@ impl Results {
         let (mut last_input, mut last_output) = before;
         let mut begin = 0;
         for (task, &(applied, end)) in tasks.iter().zip(&self.each) {
-            let says = |what| Err(Implausible { input: task.no, what });
+            let says = |what| Err(Implausible::of(task.no, what));
             let (outputs, mut replies) = (&self.outputs[begin..end], 0);
             begin = end;
             let is_new = match task.treatment {
@@ -90,7 +96,7 @@ impl Results {
         }
         match tasks.last() {
             Some(task) if (last_input, last_output) != after => {
-                Err(Implausible { input: task.no, what: "was followed by other numbers" })
+                Err(Implausible::of(task.no, "was followed by other numbers"))
             }
             _ => Ok(()),
         }

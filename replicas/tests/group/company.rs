@@ -116,6 +116,7 @@ impl House {
                 ack: Ack::AllLive,
                 storage: Storage::Volatile,
                 backend: Backend::Process,
+                lockstep: false,
                 spin_us: 0,
                 spin_unreleased_us: 0,
                 beat_ms: 20,

@@ -29,6 +29,7 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("soak", include_str!("../../../../configs/chaos/soak.toml")),
     ("corruption", include_str!("../../../../configs/chaos/corruption.toml")),
     ("guest", include_str!("../../../../configs/chaos/guest.toml")),
+    ("lockstep", include_str!("../../../../configs/chaos/lockstep.toml")),
     ("rebuild", include_str!("../../../../configs/chaos/rebuild.toml")),
     ("resources", include_str!("../../../../configs/chaos/resources.toml")),
     ("durable", include_str!("../../../../configs/chaos/durable.toml")),
@@ -85,6 +86,8 @@ pub struct Target {
     pub ack: Ack,
     /// What its replicas' state machines run in.
     pub backend: Backend,
+    /// Whether they execute each request twice.
+    pub lockstep: bool,
     /// What survives the death of all its replicas.
     pub durability: Spanned<Durability>,
     /// The state directory is a file system of its own and so large, MiB: can
@@ -101,6 +104,7 @@ impl Default for Target {
             replicas: Spanned::new(0..0, Whole(3)),
             ack: Ack::AllLive,
             backend: Backend::Auto,
+            lockstep: false,
             durability: Spanned::new(0..0, Durability::Volatile),
             disk_mib: None,
             nodes: Whole(1000),

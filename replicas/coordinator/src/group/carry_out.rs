@@ -141,6 +141,7 @@ impl<P: Platform> Group<P> {
             ack: settings.ack(),
             storage: self.platform.storage(id),
             backend: self.platform.backend(slot),
+            lockstep: settings.lockstep,
             spin_us: settings.replica_spin_us,
             spin_unreleased_us: settings.commit_spin_us,
             beat_ms: settings.beat_ms,
