@@ -70,8 +70,9 @@ impl Results {
         self.each.push((applied, self.outputs.len()));
     }
 
-    /// Gives what each task has yielded to `take`, in their order.
-    pub(crate) fn for_each(
+    /// Gives what each task has yielded to `take`, in their order: its place among the
+    /// tasks, whether it was applied, its outputs. Nothing is left.
+    pub fn for_each(
         &mut self,
         mut take: impl FnMut(usize, bool, &mut dyn Iterator<Item = Output>),
     ) {
