@@ -140,3 +140,101 @@ fn every_deliberate_bug_has_a_site_and_production_code_switches_none_on() {
     }
     assert!(product.iter().all(|text| !text.contains("teeth::set(")));
 }
+
+/// What is linked into the image of a virtual machine: whoever wants to trust one has
+/// to read it. Beside this there are `core`, `alloc` and the allocator `talc`.
+const INSIDE: &[&str] = &[
+    "hypervisor/guest/src",
+    "replicas/unikernel/src",
+    "state-machines/core/src",
+    "state-machines/xenstore/src",
+];
+/// The only file of assembly among them: all that runs in ring 0.
+const SHIM: &str = "hypervisor/guest/src/image/boot.s";
+/// As ARCHITECTURE.md says; whoever goes over it changes both.
+const RUST_LINES_MAX: usize = 8_000;
+const ASSEMBLY_LINES_MAX: usize = 300;
+
+/// Lines of a Rust source that are neither blank, nor comment, nor the tests' own.
+fn code_lines(source: &str) -> usize {
+    let mut lines = source.lines();
+    let mut count = 0;
+    while let Some(line) = lines.next() {
+        let code = line.trim_start();
+        let depth = line.len() - code.len();
+        if code == "#[cfg(test)]" {
+            // The item ends where a line at its own depth ends it.
+            let is_end = |line: &str| {
+                line.len() - line.trim_start().len() == depth && line.ends_with([';', '}'])
+            };
+            lines.by_ref().find(|line| is_end(line));
+        } else if !code.is_empty() && !code.starts_with("//") {
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Lines of assembly within a Rust source.
+fn inline_assembly_lines(source: &str) -> usize {
+    if !source.contains("asm!(") {
+        return 0;
+    }
+    let is_text = |line: &str| line.starts_with('"') && line.ends_with("\",");
+    let lines = source.lines().map(str::trim);
+    lines.filter(|line| line.contains("asm!(\"") || is_text(line)).count()
+}
+
+#[test]
+fn what_lies_inside_a_virtual_machine_is_small() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut rust_lines = 0;
+    let mut assembly_lines = 0;
+    for folder in INSIDE {
+        let mut found = Vec::new();
+        sources(&root.join(folder), &mut found);
+        let lines: usize = found.iter().map(|source| code_lines(source)).sum();
+        println!("{folder}: {lines} lines of Rust");
+        rust_lines += lines;
+        assembly_lines += found.iter().map(|source| inline_assembly_lines(source)).sum::<usize>();
+    }
+    let shim = std::fs::read_to_string(root.join(SHIM)).expect("the shim");
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    let (all, code) = (shim.lines().count(), shim.lines().filter(is_code).count());
+    println!("{rust_lines} lines of Rust; {SHIM}: {code} of assembly, {all} with comments");
+    println!("{assembly_lines} lines of assembly within Rust");
+    assert!((1..=ASSEMBLY_LINES_MAX).contains(&all), "{SHIM} has {all} lines");
+    let assembly_lines = assembly_lines + code;
+    assert!(assembly_lines <= ASSEMBLY_LINES_MAX, "{assembly_lines} lines of assembly");
+    assert!((1..=RUST_LINES_MAX).contains(&rust_lines), "{rust_lines} lines of Rust");
+}
+
+#[test]
+fn lines_of_code_are_told_from_others() {
+    let source = "\
+//! Words.
+
+#[cfg(test)]
+mod tests;
+use a::b;
+
+/// Words.
+fn f() {
+    #[cfg(test)]
+    fn g() {
+        1;
+    }
+    2; // two
+}
+
+#[cfg(test)]
+mod more {
+    fn h() {}
+}
+";
+    assert_eq!(code_lines(source), 4);
+    let assembly =
+        "fn f() {\n    asm!(\n        \"nop\",\n        \"ret\",\n    );\n    asm!(\"hlt\");\n}\n";
+    assert_eq!(inline_assembly_lines(assembly), 3);
+    assert_eq!(inline_assembly_lines("let a = [\n    \"nop\",\n];\n"), 0);
+}

@@ -3,6 +3,7 @@
 //! plain Linux, and the harness of the integration tests.
 #![forbid(unsafe_code)]
 
+pub mod background;
 pub mod bench;
 pub mod campaign;
 pub mod checker;

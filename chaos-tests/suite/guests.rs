@@ -101,6 +101,27 @@ fn the_end_of_a_machine_is_named_and_nothing_is_lost() {
     }
 }
 
+/// A primary that executes every request twice says nothing that its damaged memory
+/// made up, whatever was hit.
+#[test]
+fn what_a_damaged_primary_in_lockstep_says_is_right() {
+    if !usable("what_a_damaged_primary_in_lockstep_says_is_right") {
+        return;
+    }
+    let options = HostOptions::default().set("xenstore.backend", "kvm");
+    let host = Host::start(rvmm(), &options.set("xenstore.lockstep", true)).expect("starts");
+    let mut failovers = 0;
+    for how in ["wild-writes", "memory-flips"].repeat(4) {
+        let (replica, outcome, said) = first_end(&strike(&host, how, "primary"));
+        match outcome {
+            Outcome::Failover => failovers += 1,
+            Outcome::Masked => {}
+            outcome => panic!("{how} of {replica}: {outcome:?}, {said:?}\n{}", host.log()),
+        }
+    }
+    assert!(failovers > 0, "not one of them did any damage");
+}
+
 /// Who has no virtual machine is left alone, and that is told.
 #[test]
 fn a_replica_without_a_machine_is_skipped() {

@@ -1,8 +1,10 @@
-//! The comparison runs on two daemons and yields a figure in every cell.
+//! The comparison runs on two daemons, the profile on both backends, and either
+//! yields a figure in every cell.
 
 use chaos::bench::{self, BenchConfig, Row, Target};
 use chaos::peers::{Kit, KitPart, Peer, PeerKind};
 use chaos::skip::skip;
+use hypervisor::kvm::Availability;
 
 #[test]
 fn two_daemons_are_compared() {
@@ -37,4 +39,23 @@ fn two_daemons_are_compared() {
     let again: bench::BenchReport = serde_json::from_str(&json).expect("is read back");
     assert_eq!(again.to_string(), report.to_string());
     println!("{report}");
+}
+
+#[test]
+fn the_executors_are_profiled() {
+    let kvm = Availability::probe();
+    if !kvm.is_usable() {
+        return skip("the_executors_are_profiled", &kvm);
+    }
+    let profile = bench::profile(unikernel_image::IMAGE, 200, 1).expect("is measured");
+    println!("{kvm}\n{profile}");
+    assert_eq!(profile.rows.len(), 6);
+    let boots = profile.boots;
+    let mut times = vec![profile.entry, profile.state, boots.made, boots.ready, boots.whole];
+    for row in &profile.rows {
+        times.extend([row.process.run, row.process.task, row.kvm.run, row.kvm.task]);
+    }
+    for times in times {
+        assert!(times.median_us > 0.0 && times.p99_us >= times.median_us, "{times:?}");
+    }
 }

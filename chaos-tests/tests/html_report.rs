@@ -416,6 +416,53 @@ fn a_run_without_a_timeline_has_a_page_too() {
 }
 
 #[test]
+fn the_page_tells_how_damage_ended_and_what_the_host_said() {
+    let test = "the_page_tells_how_damage_ended_and_what_the_host_said";
+    let Some(browser) = browser() else {
+        return skip(test, &"no Chromium (apt-get install chromium)");
+    };
+    let (_dir, page) = report(&history(20, 1, false));
+    assert_eq!(open(&browser, &page, "0").count("id=\"ends-card\" hidden"), 1);
+    let ends = [
+        (FaultClass::Guest, Outcome::Failover, "triple-fault", Some("guest: shut down, at once")),
+        (FaultClass::Guest, Outcome::Failover, "triple-fault", Some("guest: shut down, later")),
+        (FaultClass::Guest, Outcome::Failover, "<b>", Some("guest: </table><b>is</b> &lt;")),
+        (FaultClass::StateBitFlip, Outcome::Unnoticed, "ram", None),
+    ];
+    let judged = ends.map(|(class, outcome, how, said)| {
+        Record::FaultJudged(FaultJudged {
+            at_us: SECOND,
+            fault: FaultId(1),
+            class,
+            component: Component::Primary,
+            outcome,
+            note: None,
+            how: Some(how.to_owned()),
+            said: said.map(str::to_owned),
+            seed: None,
+        })
+    });
+    let (_dir, page) = report(&judged);
+    let opened = open(&browser, &page, "0");
+    opened.assert_clean();
+    assert_eq!(opened.count("id=\"ends-card\" hidden"), 0);
+    let table = opened.dom.split("<table id=\"ends\">").nth(1).expect("a table");
+    let table = table.split("</table>").next().expect("its end");
+    assert_eq!(table.matches("scope=\"row\"").count(), 3);
+    assert_eq!(table.matches("rowspan=\"2\"").count(), 1, "two of one class");
+    for text in [
+        ">triple-fault</th><td class=\"hot\">failover</td><td class=\"number \">2</td>",
+        "<td class=\"text\">shut down</td>",
+        "<th scope=\"row\">&lt;b&gt;</th>",
+        "<td class=\"text\">&lt;/table&gt;&lt;b&gt;is&lt;/b&gt; &amp;lt</td>",
+        "<td class=\"bad hot\">unnoticed</td>",
+        "<td class=\"text none\">nothing</td>",
+    ] {
+        assert!(table.contains(text), "{text} in {table}");
+    }
+}
+
+#[test]
 fn a_complaint_of_the_browser_is_noticed() {
     let test = "a_complaint_of_the_browser_is_noticed";
     let Some(browser) = browser() else {

@@ -86,8 +86,9 @@ impl Results {
         at.or((lengths.0 != lengths.1).then_some(lengths.0.min(lengths.1)))
     }
 
-    /// Gives what each task has yielded to `take`, in their order.
-    pub(crate) fn for_each(
+    /// Gives what each task has yielded to `take`, in their order: its place among the
+    /// tasks, whether it was applied, its outputs. Nothing is left.
+    pub fn for_each(
         &mut self,
         mut take: impl FnMut(usize, bool, &mut dyn Iterator<Item = Output>),
     ) {

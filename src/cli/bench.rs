@@ -113,7 +113,8 @@ fn backend(args: BackendArgs) -> anyhow::Result<ExitCode> {
     let binary = std::env::current_exe().context("finding this program")?;
     let BackendArgs { nodes, rows, rounds, kills, replicas, output } = args;
     let config = BenchConfig { populations: nodes, rounds, rows, ..BenchConfig::default() };
-    let report = bench::run_backends(&binary, replicas, kills, &config, &mut progress)?;
+    let image = unikernel_image::IMAGE;
+    let report = bench::run_backends(&binary, image, replicas, kills, &config, &mut progress)?;
     clear_progress();
     match output {
         Format::Text => print(report.to_string())?,

@@ -5,8 +5,10 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hypervisor::kvm::Availability;
 use serde::{Deserialize, Serialize};
 
+use super::profile::{Profile, ProfileError, profile};
 use super::{BenchConfig, BenchError, BenchReport, Progress, Target};
 use crate::harness::{
     ComponentStatus, FailoverLog, FailoverStatus, HarnessError, Host, HostOptions, percentile,
@@ -34,11 +36,18 @@ pub enum BackendError {
     /// The measurement of a daemon failed.
     #[error(transparent)]
     Bench(#[from] BenchError),
+    /// The executors could not be measured.
+    #[error("the executors alone: {0}")]
+    Profile(#[from] ProfileError),
 }
 
 /// What the measurement showed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackendReport {
+    /// What KVM is here, in words.
+    pub kvm: String,
+    /// Where the time of a request goes.
+    pub profile: Profile,
     /// How fast requests are answered.
     pub rates: BenchReport,
     /// How the hosts live, in the order of the targets.
@@ -61,18 +70,23 @@ pub struct Life {
     pub failovers: Vec<FailoverStatus>,
 }
 
-/// Measures this program, `binary`, with each backend: the rows of `config`, then
-/// what idle hosts take, then `kills` of the primary.
+/// Measures this program, `binary`, which boots `image`, with each backend: the
+/// executors alone, the rows of `config`, then what idle hosts take, then `kills` of the
+/// primary.
 ///
 /// # Errors
 /// The first failure; among them that there is no KVM.
 pub fn run_backends(
     binary: &Path,
+    image: &[u8],
     replicas: u8,
     kills: u32,
     config: &BenchConfig,
     progress: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<BackendReport, BackendError> {
+    let nodes = config.populations.iter().copied().max().unwrap_or(0);
+    // Before there are hosts: even idle ones wake up now and then.
+    let profile = profile(image, nodes, config.rounds)?;
     let mut hosts = Vec::new();
     for backend in BACKENDS {
         let options = HostOptions::default();
@@ -84,13 +98,12 @@ pub fn run_backends(
         |(name, host): &(&str, Host)| Target { name: (*name).to_owned(), socket: host.socket() };
     let targets: Vec<_> = hosts.iter().map(target).collect();
     let rates = super::run(&targets, config, progress)?;
-    let nodes = config.populations.iter().copied().max().unwrap_or(0);
     let mut lives = Vec::new();
     for (backend, host) in &hosts {
         let life = live(backend, host, nodes, kills);
         lives.push(life.map_err(|source| BackendError::Host { backend, source })?);
     }
-    Ok(BackendReport { rates, lives })
+    Ok(BackendReport { kvm: Availability::probe().to_string(), profile, rates, lives })
 }
 
 fn live(backend: &str, host: &Host, nodes: u32, kills: u32) -> Result<Life, HarnessError> {
@@ -146,7 +159,7 @@ fn cpu_time(pid: u32) -> Option<Duration> {
 
 impl fmt::Display for BackendReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.rates)?;
+        writeln!(f, "{}\n\n{}\n{}", self.kvm, self.profile, self.rates)?;
         for Life { backend, starts_us, resident_kib, idle_percent, failovers } in &self.lives {
             let starts = |percent| percentile(starts_us.clone(), percent);
             let least = resident_kib.iter().min().copied().unwrap_or(0);

@@ -3,6 +3,7 @@
 
 mod backend;
 mod machine;
+mod profile;
 mod report;
 mod row;
 mod store;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use backend::{BackendError, BackendReport, Life, run_backends};
 pub use machine::Machine;
+pub use profile::{Boots, Cell, Operation, Profile, ProfileError, Tasks, Times, profile};
 pub use report::{BenchReport, Measured, Population, RowReport};
 pub use row::{Row, Unit};
 

@@ -18,7 +18,7 @@ const ROOT: &str = "/bench";
 const IN_FLIGHT: usize = 16;
 const PER_DIR: u32 = 100;
 
-fn path(node: u32) -> String {
+pub(super) fn path(node: u32) -> String {
     format!("{ROOT}/{}/{}", node / PER_DIR, node % PER_DIR)
 }
 

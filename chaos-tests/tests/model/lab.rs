@@ -13,14 +13,13 @@ use std::fmt::{self, Write as _};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
+use chaos::background::NoSnapshots;
 use consensus::{LogIndex, MemoryStore, Peer, PeerConfig, PeerId};
 use hypervisor::ReplicaId;
-use replica::background::{Background, Job};
 use replica::core::{Link, Progress, Replica};
 use replica::executor;
 use replica::outbox::Watermarks;
 use replica::protocol::{ToReplica, peer_id};
-use replica::snapshot::Encoded;
 use state_machine::{Digest, Input, InputNo, Mixer, Reader};
 
 use crate::machine::{Ask, Tally};
@@ -165,19 +164,6 @@ impl Link for Ear {
     }
 }
 
-/// Makes no snapshots.
-struct Nobody;
-
-impl Background for Nobody {
-    fn give(&mut self, _: Job) -> bool {
-        false
-    }
-
-    fn take(&mut self) -> Option<Encoded> {
-        None
-    }
-}
-
 /// A replica that runs.
 struct Live {
     replica: Replica<executor::Local<Tally>>,
@@ -241,8 +227,11 @@ impl Lab {
             [] => Peer::join(config),
             founders => Peer::bootstrap(config, founders),
         };
-        let replica =
-            Replica::new(birth.id, peer.expect("sound"), executor::Local::new(Box::new(Nobody)));
+        let replica = Replica::new(
+            birth.id,
+            peer.expect("sound"),
+            executor::Local::new(Box::new(NoSnapshots)),
+        );
         Live { replica, store: MemoryStore, next_input: None }
     }
 

@@ -71,11 +71,8 @@ impl Availability {
 #[cfg(target_arch = "x86_64")]
 pub(super) fn open() -> Result<kvm_ioctls::Kvm, Availability> {
     use kvm_ioctls::{Cap, Kvm};
-    const NEEDED: [(Cap, &str); 3] = [
-        (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-        (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
-        (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
-    ];
+    const NEEDED: [(Cap, &str); 2] =
+        [(Cap::UserMemory, "KVM_CAP_USER_MEMORY"), (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID")];
     let kvm = Kvm::new().map_err(|error| Availability::from_open_error(error.errno()))?;
     let version = kvm.get_api_version();
     if version != kvm_bindings::KVM_API_VERSION.cast_signed() {

@@ -1,8 +1,6 @@
 //! A virtual machine with one processor, some memory, the exchange, and nothing
 //! else.
 
-use std::sync::Arc;
-
 use guest::layout;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
@@ -11,7 +9,6 @@ use super::exchange::{Exchange, Part};
 use super::failure::Failure;
 use super::image::Image;
 use super::memory::{MemoryView, Region};
-use super::stopper::{Control, Stopper};
 use super::{KvmError, availability, boot, system};
 
 const RAM_SLOT: u32 = 0;
@@ -41,8 +38,6 @@ pub enum Exit {
     Yielded,
     /// It will never run again.
     Failed(Failure),
-    /// A [`Stopper`] has stopped it; it will never run again.
-    Stopped,
 }
 
 /// What has become of a request.
@@ -53,8 +48,6 @@ pub enum Outcome {
     Answered,
     /// There is no answer, and the guest will never run again.
     Failed(Failure),
-    /// There is no answer: a [`Stopper`] has stopped the machine.
-    Stopped,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +69,6 @@ pub struct Machine {
     _vm: VmFd,
     ram: Region,
     exchange: Exchange,
-    control: Arc<Control>,
     phase: Phase,
 }
 
@@ -86,6 +78,7 @@ enum Event {
     /// The guest says that it has failed.
     Report,
     Failure(Failure),
+    /// A signal to the thread, of no matter to the guest: it goes on where it was.
     Interrupted,
 }
 
@@ -117,11 +110,11 @@ impl Machine {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(system("KVM_GET_SUPPORTED_CPUID"))?;
         boot::set_processor(&vcpu, &cpuid, image.entry())?;
-        let control = Control::new(&vcpu)?;
-        Ok(Self { vcpu, _vm: vm, ram, exchange, control, phase: Phase::Booting })
+        Ok(Self { vcpu, _vm: vm, ram, exchange, phase: Phase::Booting })
     }
 
-    /// Enters the guest, and returns when it has come back. The first time it
+    /// Enters the guest, and returns when it has come back, however long that takes:
+    /// what ends a guest that loops is the end of this process. The first time it
     /// boots, and yields when it is ready.
     ///
     /// # Errors
@@ -131,27 +124,17 @@ impl Machine {
         if self.phase == Phase::Spent {
             return Err(KvmError::Spent);
         }
-        let Some(inside) = self.control.enter() else { return Ok(Exit::Stopped) };
-        let event = loop {
+        let failure = loop {
             match enter(&mut self.vcpu) {
-                Ok(Event::Interrupted) if !self.control.is_stopped() => {}
-                event => break event,
+                Ok(Event::Yield) => {
+                    self.phase = Phase::Ready;
+                    return Ok(Exit::Yielded);
+                }
+                Ok(Event::Interrupted) => {}
+                Ok(Event::Failure(failure)) => break Ok(failure),
+                Ok(Event::Report) => break self.exchange.failure(),
+                Err(error) => break Err(error),
             }
-        };
-        drop(inside);
-        // Whoever stops a machine wants nothing more of it, whatever came first.
-        if self.control.is_stopped() {
-            return Ok(Exit::Stopped);
-        }
-        let failure = match event {
-            Ok(Event::Yield) => {
-                self.phase = Phase::Ready;
-                return Ok(Exit::Yielded);
-            }
-            Ok(Event::Failure(failure)) => Ok(failure),
-            Ok(Event::Report) => self.exchange.failure(),
-            Ok(Event::Interrupted) => return Ok(Exit::Stopped),
-            Err(error) => Err(error),
         };
         self.phase = Phase::Spent;
         failure.map(Exit::Failed)
@@ -170,7 +153,7 @@ impl Machine {
         answer: &mut Vec<u8>,
         answer_limit: usize,
     ) -> Result<Outcome, KvmError> {
-        if self.phase == Phase::Booting && !self.control.is_stopped() {
+        if self.phase == Phase::Booting {
             return Err(KvmError::NotReady);
         }
         let begin = answer.len();
@@ -192,7 +175,6 @@ impl Machine {
             match self.run()? {
                 Exit::Yielded => {}
                 Exit::Failed(failure) => return Ok(Outcome::Failed(failure)),
-                Exit::Stopped => return Ok(Outcome::Stopped),
             }
             // Ends: every part that has a successor brings `answer` nearer to `end`.
             match self.exchange.take_answer(answer, end)? {
@@ -216,12 +198,6 @@ impl Machine {
         self.exchange.command()
     }
 
-    /// What stops this machine from other threads.
-    #[must_use]
-    pub fn stopper(&self) -> Stopper {
-        Stopper::new(&self.control)
-    }
-
     /// The guest's own memory, to look at and to injure. Offsets are guest physical
     /// addresses.
     pub fn ram(&mut self) -> MemoryView<'_> {
@@ -240,13 +216,6 @@ impl Machine {
     /// When the kernel refuses.
     pub fn resident_bytes(&self) -> Result<u64, KvmError> {
         self.ram.resident_bytes()
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // Stoppers may live on; they must not keep the machine in the kernel.
-        self.control.release();
     }
 }
 

@@ -1,8 +1,9 @@
 //! Small virtual machines on KVM, for unikernels: a [`Machine`] has one virtual
 //! processor, memory of its own, and the exchange (see [`guest::layout`]), and no
 //! device whatsoever. It runs only while its owner's thread is inside
-//! [`Machine::run`] or [`Machine::call`]: control comes back when the guest
-//! yields, fails, or is stopped from another thread by a [`Stopper`].
+//! [`Machine::run`] or [`Machine::call`]: control comes back when the guest yields
+//! or fails. A guest that does neither is fenced by the end of the process, with
+//! which its processor and its memory go.
 //!
 //! The guest is taken to be hostile. All it can reach is its memory and the
 //! exchange; whatever it writes there is read once and checked, it never makes
@@ -11,9 +12,7 @@
 //!
 //! # System calls
 //! A process that locks itself in after [`Machine::boot`] needs, for
-//! [`Machine::run`] and [`Machine::call`]: `ioctl` with the request [`KVM_RUN`],
-//! `gettid`, and `rt_sigreturn` when the machine is stopped. For a [`Stopper`]:
-//! `getpid`, and `tgkill` of a thread of its own process. For both: `futex`, and
+//! [`Machine::run`] and [`Machine::call`]: `ioctl` with the request [`KVM_RUN`], and
 //! what the allocator needs (`mmap`, `mremap`, `munmap`, `brk`). For dropping a
 //! machine: `munmap` and `close`, and `fcntl` with `F_GETFD` in debug builds. For
 //! [`Machine::resident_bytes`]: `mincore`. Booting opens `/dev/kvm` and makes many
@@ -32,8 +31,6 @@ mod image;
 mod machine;
 #[cfg(target_arch = "x86_64")]
 mod memory;
-#[cfg(target_arch = "x86_64")]
-mod stopper;
 
 pub use availability::{Availability, Underneath};
 #[cfg(target_arch = "x86_64")]
@@ -42,7 +39,6 @@ pub use {
     image::{Image, ImageError},
     machine::{Exit, Machine, MachineConfig, Outcome},
     memory::MemoryView,
-    stopper::Stopper,
 };
 
 /// The `ioctl` request that enters a guest, from `linux/kvm.h`: `_IO(0xAE, 0x80)`.

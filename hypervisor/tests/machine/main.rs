@@ -1,12 +1,13 @@
 //! Virtual machines with guests of a few instructions: how they answer, how they
-//! fail, how they are stopped. Needs `/dev/kvm`; says so where it is missing.
+//! fail, how they are fenced. Needs `/dev/kvm`; says so where it is missing.
 #![cfg(target_arch = "x86_64")]
 
 mod calls;
 mod failures;
+mod fencing;
 mod images;
 mod programs;
-mod stopping;
+mod signals;
 
 use std::io::Write;
 use std::path::PathBuf;

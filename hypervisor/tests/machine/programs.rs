@@ -88,6 +88,17 @@ program!(looping, 32,
     "2: jmp 2b"
 );
 
+// Touches every page of `GREEDY_BYTES` of its memory, yields, and then never again.
+program!(greedy, 32,
+    "movl $0x400000, %edi"
+    "2: movl %edi, (%edi)"
+    "addl $0x1000, %edi"
+    "cmpl $0x10400000, %edi"
+    "jb 2b"
+    "outb %al, $0xe0"
+    "3: jmp 3b"
+);
+
 // Shows what it has found at its start: the start info, its memory map, the first
 // words of the exchange.
 program!(curious, 32,
@@ -201,6 +212,19 @@ program!(obedient, 64,
     "ud2"
 );
 
+// Takes a number, counts up to it, and answers with what it has come to.
+program!(counting, 64,
+    "movl $0xc0000000, %r8d"
+    "2: outb %al, $0xe0"
+    "xorl %ecx, %ecx"
+    "3: incq %rcx"
+    "cmpq 0x1000(%r8), %rcx"
+    "jb 3b"
+    "movq %rcx, 0x100000(%r8)"
+    "movq $8, 0x18(%r8)"
+    "jmp 2b"
+);
+
 // Yields, and then never again.
 program!(looping_in_ring_3, 64,
     "outb %al, $0xe0"
@@ -208,8 +232,10 @@ program!(looping_in_ring_3, 64,
     "jmp 2b"
 );
 
-/// Memory enough for all of them, in bytes.
+/// Memory enough for all of them but `greedy`, in bytes.
 pub(super) const MEMORY_BYTES: u64 = RAM_MIN_BYTES;
+/// What `greedy` takes beside that, in bytes.
+pub(super) const GREEDY_BYTES: u64 = 256 << 20;
 
 const FILE_HEADERS_BYTES: usize = 64 + 2 * 56 + 24;
 
@@ -256,6 +282,11 @@ pub(super) fn image(code: &[u8]) -> Image {
 
 /// An image that runs this program in ring 3.
 pub(super) fn in_ring_3(code: &[u8]) -> Image {
+    Image::parse(elf_in_ring_3(code)).expect("the test's own image")
+}
+
+/// An ELF file that runs this program in ring 3.
+pub(super) fn elf_in_ring_3(code: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 0x10000];
     let mut put = |gpa: usize, contents: &[u8]| {
         let at = gpa - IMAGE_GPA as usize;
@@ -300,5 +331,5 @@ pub(super) fn in_ring_3(code: &[u8]) -> Image {
     }
     put(IMAGE_GPA as usize, prelude());
     bytes.extend_from_slice(code);
-    image(&bytes)
+    elf(&bytes)
 }

@@ -44,7 +44,6 @@ impl Guest {
         match machine.run().map_err(broken)? {
             Exit::Yielded => Ok(Self(machine)),
             Exit::Failed(failure) => Err(Fatal::Guest(format!("does not boot: {failure}"))),
-            Exit::Stopped => Err(Fatal::Guest("stopped while it booted".into())),
         }
     }
 }
@@ -110,7 +109,6 @@ impl<M: StateMachine> Virtual<M> {
         match outcome.map_err(broken)? {
             Outcome::Answered => {}
             Outcome::Failed(failure) => return Err(Fatal::Guest(failure.to_string())),
-            Outcome::Stopped => return Err(Fatal::Guest("stopped".into())),
         }
         let mut reader = Reader::new(&self.answer);
         let mut last = None;

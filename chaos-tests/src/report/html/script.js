@@ -510,14 +510,20 @@
   const matrix = summary.matrix;
   const outcomes = data.outcomes.filter(([name]) => name === "FAILED" || matrix.some((row) => row.outcomes[name]));
   const amount = (n, kind = "") => cell(n ? whole(n) : "·", `number ${n ? kind : "none"}`);
+  const bad = (outcome) => (outcome === "FAILED" || outcome === "unnoticed" ? "bad" : "");
+  // A row of those of each class; the first one names it.
+  const classRow = (rows, at, ...cells) => {
+    const { class: name } = rows[at];
+    const first = !at || rows[at - 1].class !== name;
+    const last = at + 1 === rows.length || rows[at + 1].class !== name;
+    const same = rows.filter((other) => other.class === name).length;
+    const heads = first ? [hot(el("th", { scope: "rowgroup", rowspan: same }, name), data.classes[name])] : [];
+    return el("tr", last ? { class: "last" } : {}, ...heads, ...cells);
+  };
   const matrixRows = matrix.map((row, at) => {
-    const heads = [];
-    const same = matrix.filter((other) => other.class === row.class).length;
-    if (!at || matrix[at - 1].class !== row.class) heads.push(hot(el("th", { scope: "rowgroup", rowspan: same }, row.class), data.classes[row.class]));
     const bound = row.failure_rate;
-    const last = at + 1 === matrix.length || matrix[at + 1].class !== row.class;
-    return el("tr", last ? { class: "last" } : {}, ...heads, hot(el("th", { scope: "row" }, row.component), data.components[row.component]),
-      ...outcomes.map(([name]) => amount(row.outcomes[name], name === "FAILED" || name === "unnoticed" ? "bad" : "")), amount(row.trials), 
+    return classRow(matrix, at, hot(el("th", { scope: "row" }, row.component), data.components[row.component]),
+      ...outcomes.map(([name]) => amount(row.outcomes[name], bad(name))), amount(row.trials),
       cell(bound ? `≤ ${rate(bound.upper)}` : "–", `number ${row.failures ? "bad" : ""}`), cell(bound ? METHODS[bound.method] : "–", "none"));
   });
   $("matrix-hint").textContent = matrix.length ? "How often each fault ended how. Point at a name to read what it means." : "No fault was judged in this run.";
@@ -528,6 +534,13 @@
     [...$("matrix").querySelectorAll("thead th")].slice(2, 2 + outcomes.length).forEach((head, at) => hot(head, outcomes[at][1]));
     $("matrix-note").textContent = "Failure rate: the upper bound with 95 % confidence, one-sided. 3/n when none of n trials failed (rule of three); otherwise the exact bound of Clopper and Pearson, or Wilson's beyond 10,000 failures. What was skipped is no trial." +
       (summary.unjudged ? ` ${whole(summary.unjudged)} faults were injected but not judged; they are in no row.` : "");
+  }
+  if (summary.ends.length) {
+    $("ends-card").hidden = false;
+    const meanings = Object.fromEntries(data.outcomes);
+    table("ends", "Over the whole run", [["Fault"], ["Way"], ["How it ended"], ["Times", "number"], ["The host said"]],
+      summary.ends.map((end, at) => classRow(summary.ends, at, el("th", { scope: "row" }, end.how || "–"),
+        hot(cell(end.outcome, bad(end.outcome)), meanings[end.outcome]), amount(end.count), cell(end.said || "nothing", end.said ? "text" : "text none"))));
   }
   if (summary.failed_faults.length) {
     $("failed-card").hidden = false;
