@@ -37,9 +37,15 @@ pub struct End {
     pub count: u64,
 }
 
-/// What was said, without what differs each time: numbers, and details behind them.
+/// What was said, without what differs each time: numbers, names, and details behind
+/// them. A name may hold anything, once it is damaged.
 fn kind(said: &str) -> String {
     let told = said.strip_prefix("guest: ").unwrap_or(said);
+    let named = told.find('"').zip(told.rfind('"')).filter(|(begin, end)| begin < end);
+    let told = &match named {
+        Some((begin, end)) => format!("{}#{}", &told[..begin], &told[end + 1..]),
+        None => told.to_owned(),
+    };
     let end = told.find([',', ';']).unwrap_or(told.len());
     let end = told[..end].find(" (exception").unwrap_or(end);
     let mut kind = String::new();
@@ -146,6 +152,8 @@ mod tests {
             ("guest: page fault (exception 14), error code 0x6, at 0x0", "page fault"),
             ("guest: an answer of 77 bytes does not fit", "an answer of # bytes does not fit"),
             ("hangs: busy loop", "hangs: busy loop"),
+            ("corrupt state: node \"a, \"1\n\" is not what", "corrupt state: node # is not what"),
+            ("a single \" is", "a single \" is"),
             ("", ""),
         ] {
             assert_eq!(kind(said), expected);
