@@ -154,6 +154,13 @@ impl Xenstore {
         self.state.store.nodes()
     }
 
+    /// What the state takes of memory at most, bytes, copies that are frozen or being
+    /// freed not counted.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.state.size()
+    }
+
     /// Answers a request that only asks.
     fn ask(
         state: &State,
