@@ -419,7 +419,7 @@ const GREEDS: [(&str, Greed, fn(&mut Client)); 5] = [
     ),
     (
         "watches",
-        |client, n| client.watch("/greed", &n.to_string()),
+        |client, n| client.watch(&format!("/greed/{n}"), "token"),
         |client| {
             client.reset_watches().expect("forgets");
             while client.take_event().is_some() {}

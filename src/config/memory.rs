@@ -17,8 +17,9 @@ const LOG_SHARE: u64 = 16;
 /// The store may take this part. In a virtual machine that is restored, there are
 /// the bytes of a snapshot, not yet at their place, and two stores.
 const STORE_SHARE: u64 = 10;
-/// No store is larger: a virtual machine has 1 GiB at most.
-const STORE_MAX_BYTES: u64 = 200 << 20;
+/// No store is larger. A third of it is the longest snapshot, which a primary has to
+/// hand to a new replica sooner than it is taken for hung.
+const STORE_MAX_BYTES: u64 = 64 << 20;
 
 /// See the module; all in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,9 @@ mod tests {
 
     #[test]
     fn the_store_follows_the_memory_unless_it_is_set() {
-        for (memory_mib, kib) in [(64, 3276), (1024, 101_580), (1_048_576, 200 * 1024)] {
+        for (memory_mib, kib) in
+            [(64, 3276), (256, 22_937), (1024, 64 * 1024), (1_048_576, 64 * 1024)]
+        {
             assert_eq!(shares(memory_mib, 0).store_kib(), kib, "{memory_mib} MiB");
         }
         assert_eq!(shares(1024, 7).store_kib(), 7 * 1024);

@@ -7,7 +7,7 @@ use state_machine::{DomId, Mixer};
 use crate::perms::{Caller, Identity};
 use crate::pmap::{Measured, PMap};
 use crate::quota::{Limits, Quotas};
-use crate::size::DOMAIN_BYTES;
+use crate::size::{DOMAIN_BYTES, of_text};
 use crate::wire::Errno;
 
 /// The first domain id that no real domain can have.
@@ -182,7 +182,7 @@ impl Domains {
     /// What domains and their watches and transactions take of memory, as far as
     /// that does not go by their number.
     pub(crate) fn size(&self) -> u64 {
-        self.known.total().count * DOMAIN_BYTES + self.held.total().size
+        self.known.total().count * DOMAIN_BYTES + of_text(self.held.total().size)
     }
 
     pub(crate) fn mix(&self, mixer: Mixer) -> Mixer {

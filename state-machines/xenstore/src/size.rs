@@ -16,10 +16,15 @@ use crate::state::State;
 use crate::store::Store;
 use crate::wire::Errno;
 
+/// Text counts so many times: while a new replica is taught, it is there in the store,
+/// in a snapshot, and in what takes that to the other. So no snapshot is longer than
+/// a third of the limit, and the time that a primary takes for one is bounded as well.
+const TEXT_WEIGHT: u64 = 3;
+
 /// What a node takes besides the bytes that its owner is accounted for: that a
 /// node is in memory as a block of its own, in a directory that may hold it alone,
 /// perhaps with permissions that nobody shares.
-pub(crate) const NODE_BYTES: u64 = 384;
+pub(crate) const NODE_BYTES: u64 = 256;
 /// What a watch takes besides its path and its token.
 pub(crate) const WATCH_BYTES: u64 = 320;
 /// What an open transaction takes besides its operations and the nodes that only
@@ -40,11 +45,16 @@ const BLOCK_BYTES: u64 = 1024;
 /// reads and removes in them.
 const RESERVE_SHARE: u64 = 16;
 
+/// What paths, values, permissions and requests of so many bytes take.
+pub(crate) fn of_text(bytes: u64) -> u64 {
+    bytes * TEXT_WEIGHT
+}
+
 /// What it takes to copy a node with a text of `text_bytes` and so many children.
 pub(crate) fn of_copy(text_bytes: u64, children: u64) -> u64 {
     // A block has about eight entries.
     let blocks_above = u64::from(children.checked_ilog2().unwrap_or(0) / 3);
-    LEVEL_BYTES + text_bytes + blocks_above * BLOCK_BYTES
+    LEVEL_BYTES + of_text(text_bytes) + blocks_above * BLOCK_BYTES
 }
 
 /// How much larger a state may become by one request.
@@ -90,7 +100,7 @@ impl Room {
         Self { reserve: 0, ..*self }.admit(bytes)
     }
 
-    /// Whether nodes may grow by `more` bytes, where `copied` bytes of old ones are
+    /// Whether nodes may grow by `more`, as [`Store::size`] has it, where `copied` bytes of old ones are
     /// still needed by those who see the store as it was.
     ///
     /// # Errors

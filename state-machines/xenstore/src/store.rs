@@ -15,7 +15,7 @@ use crate::path::Path;
 use crate::perms::{Caller, Perms, Rights};
 use crate::pmap::{Measured, PMap};
 use crate::quota::{Limits, Quota};
-use crate::size::{NODE_BYTES, Room, Wear};
+use crate::size::{NODE_BYTES, Room, Wear, of_text};
 use crate::tree::{Found, Trail, Tree};
 use crate::wire::Errno;
 
@@ -146,6 +146,12 @@ fn accounted(node: &Node, path_len: usize) -> u64 {
     own_bytes(node.perms(), node.value()) + node.child_list_len() + path_len as u64
 }
 
+/// How much larger a store is with `more` bytes of text.
+fn larger(more: i64) -> i64 {
+    let larger = of_text(more.unsigned_abs()).cast_signed();
+    if more < 0 { -larger } else { larger }
+}
+
 impl Store {
     /// A store of the root alone.
     pub(crate) fn empty() -> Self {
@@ -171,7 +177,7 @@ impl Store {
 
     /// What the nodes take of memory, bytes.
     pub(crate) fn size(&self) -> u64 {
-        self.nodes() * NODE_BYTES + self.bytes
+        self.nodes() * NODE_BYTES + of_text(self.bytes)
     }
 
     pub(crate) fn wear(&self) -> Wear {
@@ -305,8 +311,8 @@ impl Store {
         let more = value.len() as i64 - node.value().len() as i64;
         let owner = perms.owner();
         self.check_memory(env, owner, more)?;
-        let copied = found.weight;
-        env.room.admit_change(more, copied)?;
+        let (copied, larger) = (found.weight, larger(more));
+        env.room.admit_change(larger, copied)?;
         let generation = env.next_generation();
         let content = Content { value, perms, generation, ..node.as_content() };
         let new = content.digest(path.hash());
@@ -314,7 +320,7 @@ impl Store {
         let node = self.tree.change(path, &trail, path.len(), delta)?;
         node.replace(value, perms, generation, new);
         self.account_by(owner, 0, more);
-        self.wear_off(copied, more);
+        self.wear_off(copied, larger);
         Ok(Changed::Written)
     }
 
@@ -363,7 +369,7 @@ impl Store {
         let above_size = own_bytes(&above_perms, above.value()) + above.child_list_len();
         Self::check_size(env, above_size + entry)?;
         self.check_memory(env, owner, bytes.cast_signed())?;
-        let more = (levels as u64 * NODE_BYTES + bytes + entry).cast_signed();
+        let more = (levels as u64 * NODE_BYTES + of_text(bytes + entry)).cast_signed();
         env.room.admit_change(more, copied)?;
 
         let mut child: Option<Arc<Node>> = None;
@@ -505,8 +511,8 @@ impl Store {
         let before = accounted(node, path.text().len()).cast_signed();
         let more = 8 * (perms.entries().len() as i64 - old.entries().len() as i64);
         self.check_memory(env, perms.owner(), more)?;
-        let copied = found.weight;
-        env.room.admit_change(more, copied)?;
+        let (copied, larger) = (found.weight, larger(more));
+        env.room.admit_change(larger, copied)?;
         let perms = Arc::new(perms);
         let mut mark = Mark::new(node, path.hash(), perms.clone(), env.next_generation());
         if teeth::bites(Bug::PermsDigestStale) {
@@ -518,7 +524,7 @@ impl Store {
             self.account_by(old.owner(), -1, -before);
             self.account_by(perms.owner(), 1, before + more);
         }
-        self.wear_off(copied, more);
+        self.wear_off(copied, larger);
         Ok(Changed::Perms { old, generation: old_generation })
     }
 

@@ -17,7 +17,7 @@ use teeth::Bug;
 use crate::ops::nodes;
 use crate::pmap::Measured;
 use crate::quota::Quota;
-use crate::size::Wear;
+use crate::size::{Wear, of_text};
 use crate::store::{Changed, Env, Fail, Store};
 use crate::wire::{Errno, MessageType};
 
@@ -26,9 +26,9 @@ use crate::wire::{Errno, MessageType};
 pub(crate) const MAX_OPERATIONS: usize = 65_536;
 /// The most bytes of requests that a transaction remembers.
 pub(crate) const MAX_BYTES: u64 = 16 * 1024 * 1024;
-/// What an operation is accounted for besides its request, bytes: about what it takes,
-/// with what is remembered of its path.
-pub(crate) const OPERATION_BYTES: u64 = 128;
+/// What an operation is accounted for besides its request, bytes. Text of so much
+/// counts for what it takes, with what is remembered of its path.
+pub(crate) const OPERATION_BYTES: u64 = 48;
 
 /// An operation and its outcome.
 #[derive(Clone, Debug)]
@@ -200,9 +200,9 @@ impl Transaction {
             return Err(Errno::ENOMEM);
         }
         if nodes::looks(kind) || kind == MessageType::Rm {
-            env.room.admit_to_reserve(bytes)?;
+            env.room.admit_to_reserve(of_text(bytes))?;
         } else {
-            env.room.admit(bytes)?;
+            env.room.admit(of_text(bytes))?;
         }
         if env.limits.get(Quota::TransactionNodes).is_some() {
             self.note_path(env, kind, payload)?;

@@ -4,7 +4,7 @@ use super::{nodes, strings};
 use crate::decimal;
 use crate::domain::FEATURE_WATCH_DEPTH;
 use crate::quota::Quota;
-use crate::size::WATCH_BYTES;
+use crate::size::{WATCH_BYTES, of_text};
 use crate::state::{Conn, State};
 use crate::watch::Watch;
 use crate::wire::Errno;
@@ -50,7 +50,7 @@ pub(crate) fn watch(state: &mut State, conn: &Conn, payload: &[u8]) -> Result<Wa
     if limits.exceeded(Quota::Memory, bytes) {
         return Err(Errno::ENOMEM);
     }
-    state.room_to_change().admit(WATCH_BYTES + watch.accounted())?;
+    state.room_to_change().admit(WATCH_BYTES + of_text(watch.accounted()))?;
     watch.number = state.watches.next_number();
     state.watches.add(watch.clone());
     state.domains.account(conn.domid, |held| {
