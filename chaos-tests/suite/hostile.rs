@@ -419,11 +419,11 @@ const GREEDS: [(&str, Greed, fn(&mut Client)); 5] = [
     ),
     (
         "watches",
-        |client, n| client.watch(&format!("/greed/{n}"), "token"),
-        |client| {
-            client.reset_watches().expect("forgets");
+        |client, n| {
             while client.take_event().is_some() {}
+            client.watch(&format!("/greed/{n}"), "token")
         },
+        |client| client.reset_watches().expect("forgets"),
     ),
     ("transactions", in_transactions, rm_all),
 ];
@@ -435,7 +435,7 @@ fn rm_all(client: &mut Client) {
 /// Large transactions, of which each but the first writes what the last one wrote.
 fn in_transactions(client: &mut Client, n: u32) -> chaos::client::Result<()> {
     let tx = client.start()?;
-    let written = (0..200).try_for_each(|node| {
+    let written = (0..50).try_for_each(|node| {
         client.write(tx, &format!("/greed/{}/{node}", n / 2), &[n as u8; 1000])
     });
     match written {

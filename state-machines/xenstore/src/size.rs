@@ -25,11 +25,13 @@ const TEXT_WEIGHT: u64 = 3;
 /// node is in memory as a block of its own, in a directory that may hold it alone,
 /// perhaps with permissions that nobody shares.
 pub(crate) const NODE_BYTES: u64 = 256;
-/// What a watch takes besides its path and its token.
-pub(crate) const WATCH_BYTES: u64 = 320;
-/// What an open transaction takes besides its operations and the nodes that only
-/// it still has.
-pub(crate) const TRANSACTION_BYTES: u64 = 512;
+/// What a watch counts besides its path and its token. More than it takes: all
+/// watches of a client go with it at once, and who does that must not be taken for
+/// hung.
+pub(crate) const WATCH_BYTES: u64 = 1024;
+/// What an open transaction counts besides its operations and the nodes that only
+/// it still has; as much as a watch, for the same reason.
+pub(crate) const TRANSACTION_BYTES: u64 = 1024;
 /// What a connection takes.
 pub(crate) const CONN_BYTES: u64 = 128;
 /// What a domain takes, with its quotas and accounts.

@@ -337,13 +337,16 @@ impl State {
     /// Drops the watches and transactions of a connection.
     pub(crate) fn reset_conn(&mut self, conn: ConnId) {
         let Some(Conn { domid, .. }) = self.conns.get(&conn).copied() else { return };
+        let (mut watches, mut bytes) = (0, 0);
         for watch in self.watches.of(conn) {
             self.watches.remove(&watch);
-            self.domains.account(domid, |held| {
-                held.watches -= 1;
-                held.bytes -= watch.accounted();
-            });
+            watches += 1;
+            bytes += watch.accounted();
         }
+        self.domains.account(domid, |held| {
+            held.watches -= watches;
+            held.bytes -= bytes;
+        });
         let mut open = Vec::new();
         self.transactions.visit_from(&(conn, 0), &mut |key, _| {
             if key.0 == conn {
