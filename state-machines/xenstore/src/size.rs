@@ -28,9 +28,9 @@ pub(crate) const NODE_BYTES: u64 = 256;
 /// What a watch counts besides its path and its token. More than it takes: all
 /// watches of a client go with it at once, and who does that must not be taken for
 /// hung.
-pub(crate) const WATCH_BYTES: u64 = 1024;
+pub(crate) const WATCH_BYTES: u64 = 2048;
 /// What an open transaction counts besides its operations and the nodes that only
-/// it still has; as much as a watch, for the same reason.
+/// it still has. More than it takes, for the same reason.
 pub(crate) const TRANSACTION_BYTES: u64 = 1024;
 /// What a connection takes.
 pub(crate) const CONN_BYTES: u64 = 128;
