@@ -408,8 +408,11 @@ const SMALL_MEMORY_MIB: u64 = 64;
 /// What a client of the control domain does again and again; `n` counts.
 type Greed = fn(client: &mut Client, n: u32) -> chaos::client::Result<()>;
 
+/// Undoes all of it.
+type Remedy = fn(client: &mut Client);
+
 /// Every way to fill a store, and how it is emptied again.
-const GREEDS: [(&str, Greed, fn(&mut Client)); 5] = [
+const GREEDS: [(&str, Greed, Remedy); 5] = [
     ("large nodes", |client, n| client.write(Tx::NONE, &format!("/greed/{n}"), &[7; 3900]), rm_all),
     ("small nodes", |client, n| client.mkdir(Tx::NONE, &format!("/greed/{}/{n}", n % 100)), rm_all),
     (
