@@ -221,3 +221,18 @@ impl ReplicaSpec {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_follows_the_memory_that_there_is() {
+        let all = LogLimits::default();
+        assert_eq!(all.within(1 << 40), all);
+        let small = all.within(2 << 20);
+        assert_eq!((small.bytes_max, small.snapshot_after_bytes), (2 << 20, 512 << 10));
+        // A batch fits in any case.
+        assert_eq!(all.within(1).bytes_max, MESSAGE_BYTES);
+    }
+}

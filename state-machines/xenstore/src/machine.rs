@@ -161,6 +161,12 @@ impl Xenstore {
         self.state.size()
     }
 
+    /// Whether a store with a limit of so many KiB could be made what this one is.
+    #[must_use]
+    pub fn fits_into(&self, limit_kib: u32) -> bool {
+        self.state.fits_into(limit_kib)
+    }
+
     /// Answers a request that only asks.
     fn ask(
         state: &State,

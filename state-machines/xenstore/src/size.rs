@@ -59,6 +59,11 @@ pub(crate) fn of_copy(text_bytes: u64, children: u64) -> u64 {
     LEVEL_BYTES + of_text(text_bytes) + blocks_above * BLOCK_BYTES
 }
 
+/// The part of a limit that is for growth, bytes.
+fn for_growth(limit: u64) -> u64 {
+    limit - limit / RESERVE_SHARE
+}
+
 /// How much larger a state may become by one request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
@@ -137,6 +142,11 @@ impl State {
         self.without_copies() + self.copies()
     }
 
+    /// Whether it could have become what it is under a limit of so much.
+    pub(crate) fn fits_into(&self, limit_kib: u32) -> bool {
+        self.size() <= for_growth(u64::from(limit_kib) * 1024)
+    }
+
     /// The limit, bytes; `None` for no limit.
     pub(crate) fn limit(&self) -> Option<u64> {
         (self.limit_kib > 0).then(|| u64::from(self.limit_kib) * 1024)
@@ -145,7 +155,7 @@ impl State {
     /// How much larger the state may become by a change of `of`.
     pub(crate) fn room(&self, of: Part) -> Room {
         let Some(limit) = self.limit() else { return Room::UNLIMITED };
-        let reserve = limit / RESERVE_SHARE;
+        let reserve = limit - for_growth(limit);
         // Transactions are looked at one by one only where that makes a difference.
         let (sure, copies) = (self.without_copies(), self.copies_at_most());
         let at_ease = sure.saturating_add(copies) < limit / 2;
