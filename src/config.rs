@@ -3,6 +3,7 @@
 
 mod check;
 mod layers;
+mod memory;
 mod schema;
 mod value;
 
@@ -12,6 +13,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use layers::{CONFIG_ENV, ConfigError, Loaded, Origin, Override, Problem, Sources};
+pub(crate) use memory::MemoryShares;
 pub use schema::{KEYS, Key};
 pub use value::{Affinity, Allowed, Value};
 
@@ -132,6 +134,8 @@ pub struct MonitorConfig {
 pub struct LimitsConfig {
     /// Memory of one replica, MiB.
     pub memory_mib: u32,
+    /// What the whole store may take of it, MiB; 0 for a share of it.
+    pub store_mib: u32,
     /// Events kept for `rvmm dmesg`.
     pub events: u32,
 }
@@ -224,7 +228,7 @@ impl Default for Config {
                 },
             },
             monitor: MonitorConfig { beat_ms: 20, detect_ms: 50, starved_limit_ms: 5000 },
-            limits: LimitsConfig { memory_mib: 1024, events: 4096 },
+            limits: LimitsConfig { memory_mib: 1024, store_mib: 0, events: 4096 },
         }
     }
 }

@@ -401,3 +401,113 @@ fn without_descriptors_the_host_waits_and_serves_those_it_has() {
     (&last).write_all(&request).expect("is sent");
     (&last).read_exact(&mut [0; 16]).expect("those who waited are let in and answered");
 }
+
+/// The least that a replica may have.
+const SMALL_MEMORY_MIB: u64 = 64;
+
+/// What a client of the control domain does again and again; `n` counts.
+type Greed = fn(client: &mut Client, n: u32) -> chaos::client::Result<()>;
+
+/// Undoes all of it.
+type Remedy = fn(client: &mut Client);
+
+/// Every way to fill a store, and how it is emptied again.
+const GREEDS: [(&str, Greed, Remedy); 5] = [
+    ("large nodes", |client, n| client.write(Tx::NONE, &format!("/greed/{n}"), &[7; 3900]), rm_all),
+    ("small nodes", |client, n| client.mkdir(Tx::NONE, &format!("/greed/{}/{n}", n % 100)), rm_all),
+    (
+        "deep nodes",
+        |client, n| client.mkdir(Tx::NONE, &format!("/greed/{n}{}", "/d".repeat(90))),
+        rm_all,
+    ),
+    (
+        "watches",
+        |client, n| {
+            while client.take_event().is_some() {}
+            client.watch(&format!("/greed/{n}"), "token")
+        },
+        |client| client.reset_watches().expect("forgets"),
+    ),
+    ("transactions", in_transactions, rm_all),
+];
+
+fn rm_all(client: &mut Client) {
+    client.rm(Tx::NONE, "/greed").expect("what makes room is never refused");
+}
+
+/// Large transactions, of which each but the first writes what the last one wrote.
+fn in_transactions(client: &mut Client, n: u32) -> chaos::client::Result<()> {
+    let tx = client.start()?;
+    let written = (0..50).try_for_each(|node| {
+        client.write(tx, &format!("/greed/{}/{node}", n / 2), &[n as u8; 1000])
+    });
+    match written {
+        Ok(()) => client.commit(tx).map(|committed| assert!(committed, "nobody else is there")),
+        Err(error) => client.abort(tx).and(Err(error)),
+    }
+}
+
+/// Waits until all replicas say that they hold the same.
+fn agree(host: &Host) {
+    host.wait_until("equal digests", PATIENCE, |status| {
+        let mut digests = status.replicas.iter().map(|replica| replica.digest.as_ref());
+        let first = digests.next().flatten();
+        first.is_some() && digests.all(|digest| digest == first)
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", host.log()));
+}
+
+/// All replicas hold the same, so a store that fills the memory of one would fill all.
+/// It has an end before that, for everybody: then it can still be read and emptied, and
+/// there is room to fail over, and to teach a new replica.
+fn no_store_is_too_large(durability: &str) {
+    let options = HostOptions::default()
+        .set("limits.memory_mib", SMALL_MEMORY_MIB)
+        .set("xenstore.durability", durability);
+    let host = Host::start(rvmm(), &options).expect("starts");
+    let mut client = Client::connect(host.socket()).expect("connects");
+    client.set_timeout(3 * PATIENCE);
+    for (what, greed, make_room) in GREEDS {
+        let before = host.xenstore().expect("a status");
+        let full = (0..).find_map(|n| greed(&mut client, n).err().map(|error| (n, error)));
+        let (count, error) = full.expect("there is an end");
+        assert_eq!(error.errno(), Some(Errno::ENOSPC), "{what} {count}: {error}\n{}", host.log());
+        assert!(count > 4, "{what}: {count}");
+        agree(&host);
+        let after = host.xenstore().expect("a status");
+        let ids = |status: &chaos::harness::ComponentStatus| -> Vec<u64> {
+            status.replicas.iter().map(|replica| replica.id).collect()
+        };
+        assert_eq!(ids(&after), ids(&before), "{what}: a replica has died\n{}", host.log());
+
+        host.fault("kill", "primary").expect("is injected");
+        assert!(client.read(Tx::NONE, "/tool/xenstored").is_ok(), "{what}: it can be read");
+        assert_eq!(
+            greed(&mut client, count).map_err(|error| error.errno()),
+            Err(Some(Errno::ENOSPC))
+        );
+        let whole = host.wait_until("a new replica", 3 * PATIENCE, |status| {
+            status.is_complete() && ids(status) != ids(&before)
+        });
+        whole.unwrap_or_else(|error| panic!("{what}: {error}\n{}", host.log()));
+        agree(&host);
+
+        make_room(&mut client);
+        for n in 0..5 {
+            greed(&mut client, n).unwrap_or_else(|error| panic!("{what} {n}: {error}"));
+        }
+        make_room(&mut client);
+    }
+    let list = client.control(&["memreport"]).expect("reports");
+    assert!(String::from_utf8_lossy(&list).contains(" of 3276 KiB\n"));
+}
+
+#[test]
+fn a_full_store_is_refused_more_and_nobody_dies() {
+    no_store_is_too_large("volatile");
+}
+
+#[test]
+fn a_full_store_fits_into_a_small_memory_beside_a_log_on_disk() {
+    no_store_is_too_large("process");
+}

@@ -136,16 +136,35 @@ pub struct LogLimits {
     /// So many entries a shortened log keeps, so that a peer that is a little
     /// behind needs no snapshot.
     pub entries_kept: u64,
+    /// A log that takes more memory is shortened all the same: who still needs it
+    /// gets a snapshot instead.
+    pub bytes_max: usize,
     /// On disk, a snapshot is made after so much log, in bytes.
     pub snapshot_after_bytes: usize,
 }
 
 impl Default for LogLimits {
     fn default() -> Self {
+        let PeerConfig { max_log_bytes, snapshot_after_bytes, .. } = PeerConfig::new(PeerId(1));
         Self {
             entries_max: 16_384,
             entries_kept: 4_096,
-            snapshot_after_bytes: PeerConfig::new(PeerId(1)).snapshot_after_bytes,
+            bytes_max: max_log_bytes,
+            snapshot_after_bytes,
+        }
+    }
+}
+
+impl LogLimits {
+    /// These limits, or tighter ones where a log may take only `bytes` of memory.
+    #[must_use]
+    pub fn within(self, bytes: u64) -> Self {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).max(MESSAGE_BYTES);
+        Self {
+            bytes_max: self.bytes_max.min(bytes),
+            // It grows while the snapshot is made.
+            snapshot_after_bytes: self.snapshot_after_bytes.min(bytes / 4),
+            ..self
         }
     }
 }
@@ -187,6 +206,7 @@ impl ReplicaSpec {
             heartbeat_ticks: HEARTBEAT_TICKS,
             max_message_bytes: MESSAGE_BYTES,
             max_uncommitted_bytes: UNCOMMITTED_BYTES,
+            max_log_bytes: self.log.bytes_max,
             snapshot_after_bytes: self.log.snapshot_after_bytes,
             ..PeerConfig::new(PeerId(self.id))
         };
@@ -201,5 +221,20 @@ impl ReplicaSpec {
                 None => return Err(Fatal::Ring("nothing on disk to recover from".into())),
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_follows_the_memory_that_there_is() {
+        let all = LogLimits::default();
+        assert_eq!(all.within(1 << 40), all);
+        let small = all.within(2 << 20);
+        assert_eq!((small.bytes_max, small.snapshot_after_bytes), (2 << 20, 512 << 10));
+        // A batch fits in any case.
+        assert_eq!(all.within(1).bytes_max, MESSAGE_BYTES);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::layers::{Origins, Problem};
-use super::{AckPolicy, Affinity, Config, Durability, Key};
+use super::{AckPolicy, Affinity, Config, Durability, Key, MemoryShares};
 
 /// Adds what makes `config` impossible.
 pub(super) fn cross(config: &Config, origins: &Origins, problems: &mut Vec<Problem>) {
@@ -31,6 +31,15 @@ pub(super) fn cross(config: &Config, origins: &Origins, problems: &mut Vec<Probl
     if monitor.starved_limit_ms < monitor.detect_ms {
         let why = format!("must not be below monitor.detect_ms ({})", monitor.detect_ms);
         refuse("monitor.starved_limit_ms", why);
+    }
+    let shares = MemoryShares::of(&config.limits);
+    if shares.store > shares.store_max {
+        let (most_mib, memory_mib) = (shares.store_max >> 20, config.limits.memory_mib);
+        let why = format!(
+            "is more than there is room for: at most {most_mib} is allowed where \
+             limits.memory_mib is {memory_mib}"
+        );
+        refuse("limits.store_mib", why);
     }
     if let Affinity::Core(core) = xenstore.affinity
         && !Path::new(&format!("/sys/devices/system/cpu/cpu{core}")).exists()

@@ -126,6 +126,8 @@ pub const KEYS: &[Key] = keys! {
         "the same for a replica that the kernel gives no time to run, milliseconds";
     "limits.memory_mib" => limits.memory_mib, whole(64, 1_048_576),
         "memory that one replica may use, MiB";
+    "limits.store_mib" => limits.store_mib, whole(0, 1_048_576),
+        "what the whole store may take of it, MiB; 0: as much as there is room for";
     "limits.events" => limits.events, whole(64, 1_000_000),
         "events kept for `rvmm dmesg`";
 };

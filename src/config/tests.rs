@@ -143,6 +143,12 @@ fn values_are_checked_against_each_other() {
         "rvmm.toml:2: monitor.beat_ms = 40 leaves no room for a late beat: \
          at most half of monitor.detect_ms (50) is allowed"
     );
+    let refusal = Fixture::new("[limits]\nmemory_mib = 64\nstore_mib = 4\n").refusal();
+    assert_eq!(
+        refusal,
+        "rvmm.toml:3: limits.store_mib = 4 is more than there is room for: \
+         at most 3 is allowed where limits.memory_mib is 64"
+    );
     let refusal = Fixture::new("").flag("xenstore.affinity", "4000").refusal();
     assert!(refusal.ends_with("xenstore.affinity = 4000 this machine has no such core"));
     let refusal = Fixture::new("").flag("run_dir", &format!("/{}", "x".repeat(76))).refusal();

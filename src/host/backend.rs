@@ -7,10 +7,6 @@ use replica::spec::Backend;
 
 use crate::config::BackendChoice;
 
-/// A virtual machine gets this part of what a replica may use: its monitor has the
-/// log beside it, and a snapshot while it is checked.
-const GUEST_SHARE: u64 = 2;
-
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrangement {
@@ -30,7 +26,7 @@ pub(crate) struct Backends {
 
 impl Backends {
     /// What becomes of `choice` on a machine whose KVM is as `kvm` says, and in a
-    /// program that has an image or not. A replica may use `memory_bytes`.
+    /// program that has an image or not. A virtual machine may have `memory_bytes`.
     ///
     /// # Errors
     /// Why what was asked for cannot be.
@@ -89,20 +85,20 @@ fn is_emulated(kvm: &Availability) -> bool {
 #[cfg(target_arch = "x86_64")]
 fn guest_bytes(memory_bytes: u64) -> u64 {
     use guest::layout::{RAM_GRAIN_BYTES, RAM_MAX_BYTES, RAM_MIN_BYTES};
-    let bytes = (memory_bytes / GUEST_SHARE).clamp(RAM_MIN_BYTES, RAM_MAX_BYTES);
+    let bytes = memory_bytes.clamp(RAM_MIN_BYTES, RAM_MAX_BYTES);
     bytes - bytes % RAM_GRAIN_BYTES
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn guest_bytes(memory_bytes: u64) -> u64 {
-    memory_bytes / GUEST_SHARE
+    memory_bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MEMORY_BYTES: u64 = 1 << 30;
+    const MEMORY_BYTES: u64 = 1 << 29;
 
     fn choose(
         choice: BackendChoice,
@@ -121,7 +117,7 @@ mod tests {
         let usable = Availability::Usable(Underneath::Vmx);
         let chosen = choose(BackendChoice::Auto, &usable, true).unwrap();
         assert_eq!(chosen.describe(), ("kvm", "KVM is usable, on Intel VMX"));
-        assert_eq!(chosen.of(slot(1)), Backend::Kvm { memory_bytes: MEMORY_BYTES / 2 });
+        assert_eq!(chosen.of(slot(1)), Backend::Kvm { memory_bytes: MEMORY_BYTES });
         let chosen = choose(BackendChoice::Auto, &Availability::NoPermission, true).unwrap();
         assert_eq!(chosen.describe(), ("process", "no permission to open /dev/kvm"));
         assert_eq!(chosen.of(slot(0)), Backend::Process);
@@ -155,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_guest_gets_memory_that_it_can_have() {
-        for (memory, guest) in [(64 << 20, 32 << 20), (1 << 40, 1 << 30), ((129 << 20), 64 << 20)] {
+        for (memory, guest) in [(32 << 20, 32 << 20), (1 << 40, 1 << 30), ((65 << 20), 64 << 20)] {
             assert_eq!(guest_bytes(memory), guest);
         }
     }

@@ -18,6 +18,7 @@ use super::import::Import;
 use super::looping::Host;
 use super::machine::Process;
 use super::settings::COMPONENT;
+use crate::config::MemoryShares;
 use crate::control::{ExportFormat, Fault, FaultKind, HostCall, Reply, Request, Response, Target};
 use crate::status::{Component, Counters, Replica, ReplicaState, Role, StateDigest, Status};
 use coordinator::events::Tag;
@@ -281,6 +282,8 @@ impl Host {
             return Err("another import is under way".into());
         }
         let import = Import::read(stream).map_err(|error| error.to_string())?;
+        let shares = MemoryShares::of(&self.settings.config.limits);
+        Import::check_room(stream, shares.store_kib())?;
         let text = import.describe();
         Ok((import.requests, text))
     }

@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use state_machine::ConnId;
+use xenstore::Xenstore;
 use xenstore::stream::{Node, Reader, Record, StreamError, Via};
 use xenstore::wire::{self, MessageType};
 
@@ -52,6 +54,24 @@ impl Import {
             import.node(node);
         }
         Ok(import)
+    }
+
+    /// Whether a store with a limit of `limit_kib` has room for what a stream holds:
+    /// half an import would be of no use to anybody.
+    ///
+    /// # Errors
+    /// What to do if not.
+    pub(super) fn check_room(stream: &[u8], limit_kib: u32) -> Result<(), String> {
+        // What the store cannot hold for other reasons is told request by request.
+        let Ok(imported) = Xenstore::import(stream, ConnId(1)) else { return Ok(()) };
+        if imported.store.fits_into(limit_kib) {
+            return Ok(());
+        }
+        let size_kib = imported.store.size_bytes().div_ceil(1024);
+        Err(format!(
+            "its nodes, watches and domains take {size_kib} KiB, and all of the store must not take \
+             more than {limit_kib} KiB; raise limits.memory_mib"
+        ))
     }
 
     /// What was read, for people.
@@ -106,8 +126,7 @@ impl Import {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use state_machine::{ConnId, DomId, Input, InputNo, Outputs, StateMachine};
-    use xenstore::Xenstore;
+    use state_machine::{DomId, Input, InputNo, Outputs, StateMachine};
     use xenstore::stream::Version;
 
     /// Keeps the replies.
@@ -158,6 +177,20 @@ mod tests {
         });
         assert_eq!(errors.count(), 0, "{}", import.describe());
         assert_eq!(copy.export(Version::One).unwrap(), stream);
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_not_begun() {
+        let mut original = Xenstore::default();
+        let write = |number| {
+            let path = format!("/a/{number}\0").into_bytes();
+            frame(MessageType::Write, &[path, vec![b'x'; 1000]].concat())
+        };
+        apply(&mut original, &(0..100).map(write).collect::<Vec<_>>());
+        let stream = original.export(Version::One).unwrap();
+        assert_eq!(Import::check_room(&stream, 1000), Ok(()));
+        let refused = Import::check_room(&stream, 300).unwrap_err();
+        assert!(refused.contains("more than 300 KiB; raise limits.memory_mib"), "{refused}");
     }
 
     #[test]

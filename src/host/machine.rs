@@ -25,6 +25,10 @@ use super::waker::Waker;
 /// Beside the replicas' disks: what must not be used again.
 const USED_FILE: &str = "group.json";
 
+/// As much as a thread of ours gets. The database's threads would take eight MiB each
+/// of the memory that a replica may have.
+const STACK_BYTES: u64 = 2 << 20;
+
 /// See the module.
 pub(super) struct Machine {
     settings: Arc<Settings>,
@@ -119,7 +123,11 @@ impl Platform for Machine {
             env: vec![("RUST_BACKTRACE".into(), "0".into())],
             descriptors: memory,
             error_output: Default::default(),
-            limits: Limits { data_bytes: self.settings.memory_bytes(), ..Limits::default() },
+            limits: Limits {
+                data_bytes: self.settings.memory_bytes(),
+                stack_bytes: Some(STACK_BYTES),
+                ..Limits::default()
+            },
         };
         if self.launcher.order(id, order) {
             return Ok(());

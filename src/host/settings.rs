@@ -15,7 +15,7 @@ use replica::spec::{LogLimits, Storage};
 use std::time::Duration;
 
 use super::backend::Backends;
-use crate::config::{AckPolicy, Affinity, Config, Durability};
+use crate::config::{AckPolicy, Affinity, Config, Durability, MemoryShares};
 
 /// The name of the component, and of its directory below the state directory.
 pub(crate) const COMPONENT: &str = "xenstore";
@@ -62,7 +62,7 @@ impl Settings {
             config.xenstore.backend,
             &Availability::probe(),
             unikernel_image::IS_BUILT,
-            mib(config.limits.memory_mib),
+            MemoryShares::of(&config.limits).guest,
         );
         let backends = backends.map_err(|why| {
             anyhow::anyhow!("xenstore.backend \"{}\": {why}", config.xenstore.backend)
@@ -108,6 +108,9 @@ impl Settings {
     /// What the coordinator needs to know.
     pub(crate) fn coordinator(&self) -> coordinator::Settings {
         let (xenstore, monitor) = (&self.config.xenstore, &self.config.monitor);
+        let shares = MemoryShares::of(&self.config.limits);
+        let mut quotas = xenstore.quotas.by_name().to_vec();
+        quotas.push(("store-kib", shares.store_kib()));
         // The longest time without a beat when there is nothing to do.
         let idle_beat_ms = IDLE_BEAT_MS.max(monitor.beat_ms);
         coordinator::Settings {
@@ -142,7 +145,7 @@ impl Settings {
             },
             sockets: self.config.run_dir.join("xenstored"),
             guest_sockets: xenstore.guest_sockets,
-            quotas: xenstore.quotas.by_name().to_vec(),
+            quotas,
             lockstep: xenstore.lockstep,
             monitor: MonitorConfig {
                 detect_ms: monitor.detect_ms,
@@ -155,7 +158,7 @@ impl Settings {
             beat_ms: monitor.beat_ms.into(),
             idle_beat_ms: idle_beat_ms.into(),
             election_ms: ELECTION_MS,
-            log: LogLimits::default(),
+            log: LogLimits::default().within(shares.log),
             replica_spin_us: xenstore.replica_spin_us,
             commit_spin_us: xenstore.commit_spin_us,
             start_limit: START_LIMIT,
@@ -189,12 +192,8 @@ impl Settings {
 
     /// The most memory of one replica.
     pub(crate) fn memory_bytes(&self) -> Option<u64> {
-        Some(mib(self.config.limits.memory_mib))
+        Some(MemoryShares::of(&self.config.limits).whole)
     }
-}
-
-fn mib(mib: u32) -> u64 {
-    u64::from(mib) << 20
 }
 
 fn kib(kib: u32) -> usize {

@@ -249,5 +249,6 @@ fn log_limits(seed: u64) -> LogLimits {
         1 => (512, 64 << 10),
         _ => (32, 8 << 10),
     };
-    LogLimits { entries_max, entries_kept: entries_max / 4, snapshot_after_bytes }
+    let entries_kept = entries_max / 4;
+    LogLimits { entries_max, entries_kept, snapshot_after_bytes, ..LogLimits::default() }
 }

@@ -173,6 +173,9 @@ fn small() -> Options {
     options.set_max_write_buffer_number(2);
     options.set_max_background_jobs(2);
     options.set_max_open_files(64);
+    // There are few files. More threads would open them no sooner, and the stacks of
+    // those that RocksDB starts by itself count for as much as a small store's memory.
+    options.set_max_file_opening_threads(1);
     options.set_compression_type(rocksdb::DBCompressionType::None);
     options.set_keep_log_file_num(1);
     options.set_max_log_file_size(1 << 20);

@@ -43,13 +43,16 @@ pub struct Limits {
     pub address_space_bytes: Option<u64>,
     /// Heap and private mappings, in bytes.
     pub data_bytes: Option<u64>,
+    /// The stack of the first thread, and of those that do not say how large theirs is
+    /// to be, in bytes. The latter are of the data.
+    pub stack_bytes: Option<u64>,
     /// Open descriptors.
     pub descriptors: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { address_space_bytes: None, data_bytes: None, descriptors: 1024 }
+        Self { address_space_bytes: None, data_bytes: None, stack_bytes: None, descriptors: 1024 }
     }
 }
 
@@ -164,7 +167,7 @@ struct Plan {
     /// Source of each standard stream and inherited descriptor, by target number.
     /// All sources are above all targets. -1 leaves the target as it is.
     sources: Vec<RawFd>,
-    limits: [(u32, Option<u64>); 4],
+    limits: [(u32, Option<u64>); 5],
     parent: libc::pid_t,
     failed_call: &'static str,
     errno: c_int,
@@ -227,6 +230,7 @@ fn spawn_here(spec: SpawnSpec) -> Result<Started, DomainError> {
             (libc::RLIMIT_NOFILE, Some(spec.limits.descriptors)),
             (libc::RLIMIT_AS, spec.limits.address_space_bytes),
             (libc::RLIMIT_DATA, spec.limits.data_bytes),
+            (libc::RLIMIT_STACK, spec.limits.stack_bytes),
         ],
         parent: rustix::process::getpid().as_raw_nonzero().get(),
         failed_call: "",

@@ -51,14 +51,15 @@ impl InnerClient {
         *self = Self { conn: Some(conn), todo: requests, caller, ..Self::default() };
     }
 
-    /// The requests that set the quotas as configured.
+    /// The requests that set the quotas as configured, and the limit on the whole store.
     pub(crate) fn quota_requests(quotas: &[(&'static str, u32)]) -> VecDeque<Vec<u8>> {
         quotas
             .iter()
             .map(|(name, value)| {
                 let mut frame = Vec::new();
-                let payload = format!("quota\0set\0{name}\0{value}\0");
-                wire::frame(MessageType::Control, 0, 0, payload.as_bytes(), &mut frame);
+                // CONTROL would not take 0, no limit.
+                let payload = format!("{name}\0{value}\0");
+                wire::frame(MessageType::SetQuota, 0, 0, payload.as_bytes(), &mut frame);
                 frame
             })
             .collect()

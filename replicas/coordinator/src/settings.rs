@@ -34,7 +34,7 @@ pub struct Settings {
     pub sockets: PathBuf,
     /// Whether each guest is offered a socket of its own.
     pub guest_sockets: bool,
-    /// The hard quotas, by Xen's names.
+    /// The hard quotas, by Xen's names; `store-kib`, the limit on the whole store.
     pub quotas: Vec<(&'static str, u32)>,
     /// Whether replicas execute each input twice.
     pub lockstep: bool,

@@ -7,6 +7,7 @@ use state_machine::{DomId, Mixer};
 use crate::perms::{Caller, Identity};
 use crate::pmap::{Measured, PMap};
 use crate::quota::{Limits, Quotas};
+use crate::size::{DOMAIN_BYTES, of_text};
 use crate::wire::Errno;
 
 /// The first domain id that no real domain can have.
@@ -84,6 +85,11 @@ pub(crate) struct Held {
 }
 
 impl Measured for Held {
+    /// The bytes, to add them up.
+    fn size(&self) -> u64 {
+        self.bytes
+    }
+
     fn digest(&self) -> u64 {
         let mixer = Mixer::new().word(u64::from(self.domid.0)).word(self.watches);
         mixer.word(self.transactions).word(self.bytes).finish()
@@ -171,6 +177,12 @@ impl Domains {
         } else {
             self.held.insert(domid, new);
         }
+    }
+
+    /// What domains and their watches and transactions take of memory, as far as
+    /// that does not go by their number.
+    pub(crate) fn size(&self) -> u64 {
+        self.known.total().count * DOMAIN_BYTES + of_text(self.held.total().size)
     }
 
     pub(crate) fn mix(&self, mixer: Mixer) -> Mixer {

@@ -25,6 +25,8 @@
 //!   bounded for the control domain too.
 //! - A guest's own write never fails for the memory that its replies and events
 //!   take: those are the host's to bound.
+//! - The whole store can have a limit, which holds for the control domain too:
+//!   quota `store-kib`, `ENOSPC` beyond it.
 //! - CONTROL: `memreport` answers with the report instead of writing it to a
 //!   file, `live-update` says that replicas are replaced instead.
 #![no_std]
@@ -48,6 +50,7 @@ mod perms;
 mod pmap;
 mod quota;
 mod scrub;
+mod size;
 mod snapshot;
 mod state;
 mod store;

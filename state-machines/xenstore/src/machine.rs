@@ -154,6 +154,19 @@ impl Xenstore {
         self.state.store.nodes()
     }
 
+    /// What the state takes of memory at most, bytes, copies that are frozen or being
+    /// freed not counted.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.state.size()
+    }
+
+    /// Whether a store with a limit of so many KiB could be made what this one is.
+    #[must_use]
+    pub fn fits_into(&self, limit_kib: u32) -> bool {
+        self.state.fits_into(limit_kib)
+    }
+
     /// Answers a request that only asks.
     fn ask(
         state: &State,

@@ -12,6 +12,7 @@ use crate::children::{ChildKey, Children};
 use crate::path::child_hash;
 use crate::perms::Perms;
 use crate::pmap::Measured;
+use crate::size::of_copy;
 
 /// A node. Its `content` digest covers its path and everything of its own; what
 /// a client is told is checked against it first.
@@ -99,6 +100,12 @@ impl Node {
     /// Length of the list of children as DIRECTORY gives it, bytes.
     pub(crate) fn child_list_len(&self) -> u64 {
         self.children.as_ref().map_or(0, |children| children.total().size)
+    }
+
+    /// What it takes to copy the node for a change, bytes.
+    pub(crate) fn weight(&self) -> u64 {
+        let children = self.children.as_ref().map_or(0, |children| children.total().count);
+        of_copy(self.text.len() as u64, children)
     }
 
     /// The digest of the node alone.

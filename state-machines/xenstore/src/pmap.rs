@@ -358,6 +358,16 @@ impl<K: Copy + Ord, V: Clone + Measured> PMap<K, V> {
         }
     }
 
+    /// Has `change` change the value at `key` as it likes.
+    pub(crate) fn update<R>(&mut self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
+        // Looked up first, so that a miss copies nothing.
+        self.get(key)?;
+        let (before, after, result) = update(self.root.as_mut()?, key, change)?;
+        self.total.sub(before);
+        self.total.add(after);
+        Some(result)
+    }
+
     /// Whether the sums on the way to `key` are right. Looks only when `key` is
     /// the first of its leaf, so that a walk over all keys checks every block
     /// about once.
@@ -441,6 +451,31 @@ fn remove<K: Copy + Ord, V: Clone + Measured>(block: &mut Arc<Block<K, V>>, key:
                 _ => {}
             }
             Some(old)
+        }
+    }
+}
+
+/// Changes a value; yields what it measured before and measures now.
+fn update<K: Copy + Ord, V: Clone + Measured, R>(
+    block: &mut Arc<Block<K, V>>,
+    key: &K,
+    change: impl FnOnce(&mut V) -> R,
+) -> Option<(Measure, Measure, R)> {
+    match Arc::make_mut(block) {
+        Block::Leaf(entries) => {
+            let at = entries.binary_search_by(|entry| entry.0.cmp(key)).ok()?;
+            let value = &mut entries[at].1;
+            let before = measure(value);
+            let result = change(value);
+            Some((before, measure(value), result))
+        }
+        Block::Inner(branches) => {
+            let at = branch_of(branches, key);
+            let branch = &mut branches[at];
+            let (before, after, result) = update(&mut branch.block, key, change)?;
+            branch.measure.sub(before);
+            branch.measure.add(after);
+            Some((before, after, result))
         }
     }
 }

@@ -60,6 +60,10 @@ quotas! {
     Permissions = "permissions", 5, "Max. number of permissions per node";
 }
 
+/// The name by which the limit on the whole store is asked for and set, KiB. It is
+/// nobody's quota and holds for everybody, see [`crate::size`].
+pub(crate) const STORE_LIMIT: &[u8] = b"store-kib";
+
 /// How many quotas there are.
 pub(crate) const QUOTAS: usize = Quota::ALL.len();
 

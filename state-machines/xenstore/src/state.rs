@@ -15,6 +15,7 @@ use crate::path::Path;
 use crate::perms::{Caller, Perms, Rights};
 use crate::pmap::{Measured, PMap};
 use crate::quota::{Limits, Quotas};
+use crate::size::Room;
 use crate::store::{Changed, Env, Fail, Removed, Store};
 use crate::transaction::Transaction;
 use crate::tree::{Go, Order, walk};
@@ -47,6 +48,8 @@ pub(crate) struct State {
     pub(crate) generation: u64,
     pub(crate) domains: Domains,
     pub(crate) quotas: Quotas,
+    /// The most that all of it may take, KiB; 0 for no limit. See [`crate::size`].
+    pub(crate) limit_kib: u32,
     pub(crate) conns: PMap<ConnId, Conn>,
     pub(crate) watches: Watches,
     pub(crate) transactions: PMap<(ConnId, u32), Arc<Transaction>>,
@@ -61,7 +64,7 @@ impl Default for State {
         let mut state = Self::empty();
         let path = Path::absolute(b"/tool/xenstored").expect("a path");
         let caller = state.domains.caller(DomId(0));
-        let (store, mut env) = state.split(caller, Limits::none());
+        let (store, mut env) = state.split(caller, Limits::none(), Room::UNLIMITED);
         store.mkdir(&mut env, &path).expect("nothing stands against it");
         state
     }
@@ -110,6 +113,7 @@ impl State {
             generation: 0,
             domains: Domains::default(),
             quotas: Quotas::default(),
+            limit_kib: 0,
             conns: PMap::default(),
             watches: Watches::default(),
             transactions: PMap::default(),
@@ -125,7 +129,7 @@ impl State {
             .word(self.generation)
             .word(self.conns.total().digest)
             .word(self.transactions.total().digest)
-            .word(u64::from(self.log));
+            .word(u64::from(self.log) | u64::from(self.limit_kib) << 32);
         let mixer = self.watches.mix(self.domains.mix(mixer));
         Digest(self.fair.mix(self.quotas.mix(mixer)).finish())
     }
@@ -135,8 +139,14 @@ impl State {
     }
 
     /// The store, and what its operations need besides.
-    pub(crate) fn split(&mut self, caller: Caller, limits: Limits) -> (&mut Store, Env<'_>) {
-        let env = Env { caller, limits, domains: &self.domains, generation: &mut self.generation };
+    pub(crate) fn split(
+        &mut self,
+        caller: Caller,
+        limits: Limits,
+        room: Room,
+    ) -> (&mut Store, Env<'_>) {
+        let (domains, generation) = (&self.domains, &mut self.generation);
+        let env = Env { caller, limits, room, domains, generation };
         (&mut self.store, env)
     }
 
@@ -158,7 +168,8 @@ impl State {
     ) -> Result<(), Fail> {
         let caller = self.domains.caller(conn.domid);
         let limits = self.limits(conn.domid);
-        let (store, mut env) = self.split(caller, limits);
+        let room = self.room_to_change();
+        let (store, mut env) = self.split(caller, limits, room);
         let (path, changed) = crate::ops::nodes::alter(store, &mut env, kind, payload)?;
         if !matches!(changed, Changed::Nothing) {
             self.touch();
@@ -326,13 +337,16 @@ impl State {
     /// Drops the watches and transactions of a connection.
     pub(crate) fn reset_conn(&mut self, conn: ConnId) {
         let Some(Conn { domid, .. }) = self.conns.get(&conn).copied() else { return };
+        let (mut watches, mut bytes) = (0, 0);
         for watch in self.watches.of(conn) {
             self.watches.remove(&watch);
-            self.domains.account(domid, |held| {
-                held.watches -= 1;
-                held.bytes -= watch.accounted();
-            });
+            watches += 1;
+            bytes += watch.accounted();
         }
+        self.domains.account(domid, |held| {
+            held.watches -= watches;
+            held.bytes -= bytes;
+        });
         let mut open = Vec::new();
         self.transactions.visit_from(&(conn, 0), &mut |key, _| {
             if key.0 == conn {

@@ -15,6 +15,7 @@ use crate::path::Path;
 use crate::perms::{Caller, Perms, Rights};
 use crate::pmap::{Measured, PMap};
 use crate::quota::{Limits, Quota};
+use crate::size::{NODE_BYTES, Room, Wear, of_text};
 use crate::tree::{Found, Trail, Tree};
 use crate::wire::Errno;
 
@@ -64,6 +65,7 @@ impl Measured for Owned {
 pub(crate) struct Env<'a> {
     pub(crate) caller: Caller,
     pub(crate) limits: Limits,
+    pub(crate) room: Room,
     pub(crate) domains: &'a Domains,
     /// Counts changes; every changed node gets a number of its own.
     pub(crate) generation: &'a mut u64,
@@ -125,6 +127,9 @@ impl Mark {
 pub(crate) struct Store {
     tree: Tree,
     owned: PMap<DomId, Owned>,
+    /// Sum of the bytes of all accounts.
+    bytes: u64,
+    wear: Wear,
 }
 
 /// Size of the header of a node's record in Xen's daemon, bytes.
@@ -141,10 +146,17 @@ fn accounted(node: &Node, path_len: usize) -> u64 {
     own_bytes(node.perms(), node.value()) + node.child_list_len() + path_len as u64
 }
 
+/// How much larger a store is with `more` bytes of text.
+fn larger(more: i64) -> i64 {
+    let larger = of_text(more.unsigned_abs()).cast_signed();
+    if more < 0 { -larger } else { larger }
+}
+
 impl Store {
     /// A store of the root alone.
     pub(crate) fn empty() -> Self {
-        let mut store = Self { tree: Tree::new(), owned: PMap::default() };
+        let (tree, owned) = (Tree::new(), PMap::default());
+        let mut store = Self { tree, owned, bytes: 0, wear: Wear::default() };
         let bytes = accounted(store.tree.root(), 1);
         store.account(DomId(0), 1, bytes);
         store
@@ -163,6 +175,29 @@ impl Store {
         self.owned.total().size
     }
 
+    /// What the nodes take of memory, bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.nodes() * NODE_BYTES + of_text(self.bytes)
+    }
+
+    pub(crate) fn wear(&self) -> Wear {
+        self.wear
+    }
+
+    /// Goes on from what a snapshot says.
+    pub(crate) fn set_wear(&mut self, wear: Wear) {
+        self.wear = wear;
+    }
+
+    /// A change has copied nodes of `copied` bytes, and made the store `more` bytes
+    /// larger.
+    fn wear_off(&mut self, copied: u64, more: i64) {
+        let added = u64::try_from(more).unwrap_or(0);
+        self.wear.copied = self.wear.copied.wrapping_add(copied + added);
+        let gone = u64::try_from(more.saturating_neg()).unwrap_or(0);
+        self.wear.removed = self.wear.removed.wrapping_add(gone);
+    }
+
     /// All accounts.
     pub(crate) fn accounts(&self) -> Vec<Owned> {
         let mut all = Vec::new();
@@ -174,7 +209,8 @@ impl Store {
     }
 
     pub(crate) fn digest(&self) -> u64 {
-        Mixer::new().word(self.tree.digest()).word(self.owned.total().digest).finish()
+        let mixer = Mixer::new().word(self.tree.digest()).word(self.owned.total().digest);
+        mixer.word(self.wear.copied).word(self.wear.removed).finish()
     }
 
     fn account(&mut self, domid: DomId, nodes: i64, bytes: u64) {
@@ -191,10 +227,12 @@ impl Store {
             nodes: old.nodes.saturating_add_signed(nodes),
             bytes: old.bytes.saturating_add_signed(bytes),
         };
+        self.bytes -= old.bytes;
         if new.nodes == 0 {
             self.owned.remove(&domid);
             return;
         }
+        self.bytes += new.bytes;
         self.owned.insert(domid, new);
     }
 
@@ -257,7 +295,8 @@ impl Store {
     /// WRITE.
     ///
     /// # Errors
-    /// As [`Self::get`] and [`Self::create`]; `ENOSPC`, `ENOMEM` over quota.
+    /// As [`Self::get`] and [`Self::create`]; `ENOSPC`, `ENOMEM` over quota, `ENOSPC`
+    /// without [`Room`].
     pub(crate) fn write(
         &mut self,
         env: &mut Env<'_>,
@@ -272,6 +311,8 @@ impl Store {
         let more = value.len() as i64 - node.value().len() as i64;
         let owner = perms.owner();
         self.check_memory(env, owner, more)?;
+        let (copied, larger) = (found.weight, larger(more));
+        env.room.admit_change(larger, copied)?;
         let generation = env.next_generation();
         let content = Content { value, perms, generation, ..node.as_content() };
         let new = content.digest(path.hash());
@@ -279,6 +320,7 @@ impl Store {
         let node = self.tree.change(path, &trail, path.len(), delta)?;
         node.replace(value, perms, generation, new);
         self.account_by(owner, 0, more);
+        self.wear_off(copied, larger);
         Ok(Changed::Written)
     }
 
@@ -302,7 +344,7 @@ impl Store {
         value: &[u8],
     ) -> Result<Changed, Fail> {
         let found = self.tree.find(path)?;
-        let (above, depth, trail) = (found.above, found.depth, found.trail);
+        let (above, depth, trail, copied) = (found.above, found.depth, found.trail, found.weight);
         let above_hash = path.hash_at(depth);
         above.verify_at(above_hash)?;
         let above_perms = env.refreshed(above);
@@ -327,6 +369,8 @@ impl Store {
         let above_size = own_bytes(&above_perms, above.value()) + above.child_list_len();
         Self::check_size(env, above_size + entry)?;
         self.check_memory(env, owner, bytes.cast_signed())?;
+        let more = (levels as u64 * NODE_BYTES + of_text(bytes + entry)).cast_signed();
+        env.room.admit_change(more, copied)?;
 
         let mut child: Option<Arc<Node>> = None;
         for level in (depth..path.len()).rev() {
@@ -352,6 +396,7 @@ impl Store {
         self.remark(path, &trail, depth, mark, below)?.adopt(path.hash_at(depth + 1), child);
         self.account(owner, levels as i64, bytes);
         self.account(above_owner, 0, entry);
+        self.wear_off(copied, more);
         Ok(Changed::Written)
     }
 
@@ -386,6 +431,7 @@ impl Store {
         if path.is_root() {
             return Err(Errno::EINVAL.into());
         }
+        env.room.admit_removal(found.weight)?;
         self.cut(env, path).map(Changed::Removed)
     }
 
@@ -399,11 +445,12 @@ impl Store {
         let perms = env.refreshed(found.above);
         let parent_owner = perms.owner();
         let mark = Mark::new(found.above, path.hash_at(depth), perms, env.next_generation());
-        let trail = found.trail;
+        let (trail, copied, before) = (found.trail, found.weight, self.size());
         let parent = self.remark(path, &trail, depth, mark, digest.wrapping_neg())?;
         let top = parent.disown(key).ok_or(Errno::ENOENT)?;
         self.account_by(parent_owner, 0, -(top.size().cast_signed()));
         let nodes = self.unaccount(&top, path);
+        self.wear_off(copied, self.size().cast_signed() - before.cast_signed());
         Ok(Removed { top, nodes })
     }
 
@@ -464,6 +511,8 @@ impl Store {
         let before = accounted(node, path.text().len()).cast_signed();
         let more = 8 * (perms.entries().len() as i64 - old.entries().len() as i64);
         self.check_memory(env, perms.owner(), more)?;
+        let (copied, larger) = (found.weight, larger(more));
+        env.room.admit_change(larger, copied)?;
         let perms = Arc::new(perms);
         let mut mark = Mark::new(node, path.hash(), perms.clone(), env.next_generation());
         if teeth::bites(Bug::PermsDigestStale) {
@@ -475,6 +524,7 @@ impl Store {
             self.account_by(old.owner(), -1, -before);
             self.account_by(perms.owner(), 1, before + more);
         }
+        self.wear_off(copied, larger);
         Ok(Changed::Perms { old, generation: old_generation })
     }
 

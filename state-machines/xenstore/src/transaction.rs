@@ -17,6 +17,7 @@ use teeth::Bug;
 use crate::ops::nodes;
 use crate::pmap::Measured;
 use crate::quota::Quota;
+use crate::size::{Wear, of_text};
 use crate::store::{Changed, Env, Fail, Store};
 use crate::wire::{Errno, MessageType};
 
@@ -25,8 +26,9 @@ use crate::wire::{Errno, MessageType};
 pub(crate) const MAX_OPERATIONS: usize = 65_536;
 /// The most bytes of requests that a transaction remembers.
 pub(crate) const MAX_BYTES: u64 = 16 * 1024 * 1024;
-/// What an operation is accounted for besides its request, bytes.
-const OPERATION_BYTES: u64 = 32;
+/// What an operation is accounted for besides its request, bytes. Text of so much
+/// counts for what it takes, with what is remembered of its path.
+pub(crate) const OPERATION_BYTES: u64 = 48;
 
 /// An operation and its outcome.
 #[derive(Clone, Debug)]
@@ -59,6 +61,8 @@ pub(crate) struct Transaction {
     /// The version of the store that it began with.
     pub(crate) began: u64,
     pub(crate) working: Store,
+    /// The wear of the store when it began.
+    pub(crate) from: Wear,
     operations: Vec<Operation>,
     /// Sum of the operations' digests.
     digest: u64,
@@ -71,9 +75,21 @@ pub(crate) struct Transaction {
 }
 
 impl Measured for Transaction {
+    /// How much less than the wear of the committed store it can be apart from that
+    /// at most; modulo 2^64, as it is added up.
+    fn size(&self) -> u64 {
+        let own = self.working.wear().copied.wrapping_sub(self.from.copied);
+        self.from.total().wrapping_sub(own)
+    }
+
     fn digest(&self) -> u64 {
         let mixer = Mixer::new().word(self.conn.0).word(u64::from(self.id)).word(self.began);
-        mixer.word(self.digest).word(self.working.digest()).finish()
+        mixer
+            .word(self.digest)
+            .word(self.from.copied)
+            .word(self.from.removed)
+            .word(self.working.digest())
+            .finish()
     }
 }
 
@@ -111,6 +127,7 @@ impl Transaction {
             conn,
             id,
             began,
+            from: store.wear(),
             working: store,
             operations: Vec::new(),
             digest: 0,
@@ -127,6 +144,14 @@ impl Transaction {
     /// Bytes that the domain is accounted for.
     pub(crate) fn accounted(&self) -> u64 {
         self.bytes
+    }
+
+    /// What it has of nodes that `committed` has not, bytes: those that it has changed
+    /// itself, and those that others have replaced since; in the worst case all.
+    pub(crate) fn apart(&self, committed: &Store) -> u64 {
+        let own = self.working.wear().copied.wrapping_sub(self.from.copied);
+        let others = committed.wear().since(self.from);
+        self.working.size().min(own.saturating_add(others))
     }
 
     /// Whether it has changed anything that could be committed.
@@ -173,6 +198,11 @@ impl Transaction {
         let used = env.domains.held(domid).bytes + self.working.owned(domid).bytes;
         if env.limits.exceeded(Quota::Memory, used + bytes) {
             return Err(Errno::ENOMEM);
+        }
+        if nodes::looks(kind) || kind == MessageType::Rm {
+            env.room.admit_to_reserve(of_text(bytes))?;
+        } else {
+            env.room.admit(of_text(bytes))?;
         }
         if env.limits.get(Quota::TransactionNodes).is_some() {
             self.note_path(env, kind, payload)?;

@@ -69,6 +69,8 @@ pub(crate) struct Found<'s> {
     pub(crate) depth: usize,
     /// The way to the deepest node found.
     pub(crate) trail: Trail,
+    /// What it takes to copy that node and all above, bytes.
+    pub(crate) weight: u64,
 }
 
 impl Tree {
@@ -124,9 +126,11 @@ impl Tree {
     pub(crate) fn find(&self, path: &Path<'_>) -> Result<Found<'_>, Corruption> {
         if path.is_special() {
             let node = self.special(path.text());
-            return Ok(Found { node, above: &self.root, depth: 0, trail: Trail::new() });
+            let weight = node.map_or(0, Node::weight);
+            return Ok(Found { node, above: &self.root, depth: 0, trail: Trail::new(), weight });
         }
         let mut trail = Trail::new();
+        let mut weight = self.root.weight();
         let (mut above, mut node) = (&*self.root, &*self.root);
         for depth in 0..path.len() {
             let hash = path.hash_at(depth + 1);
@@ -138,12 +142,14 @@ impl Tree {
             match child {
                 Some((key, child)) => {
                     trail.push(key.born);
+                    weight += child.weight();
                     node = child;
                 }
-                None => return Ok(Found { node: None, above, depth, trail }),
+                None => return Ok(Found { node: None, above, depth, trail, weight }),
             }
         }
-        Ok(Found { node: Some(node), above, depth: path.len().saturating_sub(1), trail })
+        let depth = path.len().saturating_sub(1);
+        Ok(Found { node: Some(node), above, depth, trail, weight })
     }
 
     /// The node at the first `len` components of `path`, to be changed such that

@@ -4,6 +4,7 @@ mod contention;
 mod guests;
 mod limits;
 mod model;
+mod size;
 mod sound;
 mod watching;
 

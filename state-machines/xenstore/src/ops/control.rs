@@ -12,7 +12,7 @@ use state_machine::{DomId, Outputs};
 use super::strings;
 use crate::decimal;
 use crate::effect::Effect;
-use crate::quota::{self, Named, Quota};
+use crate::quota::{self, Named, Quota, STORE_LIMIT};
 use crate::scrub;
 use crate::state::State;
 use crate::store::Fail;
@@ -80,6 +80,8 @@ fn quota_list(state: &State) -> String {
         let value = state.quotas.value(Named::Hard(*quota));
         let _ = writeln!(text, "{:<17}: {value:>8} {}", quota.name(), quota.description());
     }
+    let (name, value) = (String::from_utf8_lossy(STORE_LIMIT), state.limit_kib);
+    let _ = writeln!(text, "{name:<17}: {value:>8} Size of the whole store, KiB (0: no limit)");
     text
 }
 
@@ -123,6 +125,11 @@ fn memory_report(state: &State) -> String {
         bytes += owned.bytes;
     }
     let _ = writeln!(text, "nodes: {nodes}, {bytes} bytes");
+    let size_kib = state.size().div_ceil(1024);
+    let _ = match state.limit_kib {
+        0 => writeln!(text, "size: {size_kib} KiB"),
+        limit_kib => writeln!(text, "size: {size_kib} of {limit_kib} KiB"),
+    };
     let _ = writeln!(text, "connections: {}", state.conns.total().count);
     let _ = writeln!(text, "watches: {}", state.watches.count());
     let _ = writeln!(text, "transactions: {}", state.transactions.total().count);
@@ -147,6 +154,11 @@ pub(crate) fn order(state: &mut State, payload: &[u8], out: &mut dyn Outputs) ->
         }
         (b"logfile", 2) => Effect::LogFile { name: first.into() },
         (b"print", 2) => Effect::Print { text: first.into() },
+        (b"quota", 4) if second == STORE_LIMIT => {
+            state.limit_kib = positive(third)?;
+            state.touch();
+            return Ok(());
+        }
         (b"quota", 4) => {
             let value = positive(third)?;
             state.quotas.set(Named::Hard(quota::hard(second)?), value);

@@ -18,6 +18,7 @@ use crate::effect::Effect;
 use crate::path::{self, INTRODUCE_DOMAIN, Path, RELEASE_DOMAIN};
 use crate::perms::Perms;
 use crate::quota::Limits;
+use crate::size::{DOMAIN_BYTES, Room};
 use crate::state::{Events, State};
 use crate::store::{Changed, Fail};
 use crate::tree::{Go, Order, walk};
@@ -44,7 +45,8 @@ pub(crate) fn revive(state: &mut State, domid: DomId) -> Domain {
 /// INTRODUCE. Of a domain that is introduced already, it resets the connections.
 ///
 /// # Errors
-/// `EINVAL` for malformed requests and ids that no guest can have.
+/// `EINVAL` for malformed requests and ids that no guest can have, `ENOSPC` without
+/// [`Room`].
 pub(crate) fn introduce(
     state: &mut State,
     payload: &[u8],
@@ -60,6 +62,9 @@ pub(crate) fn introduce(
     // Documented as a signed decimal; nobody needs it any more.
     let gfn = i64::from(decimal::atoi(gfn)).cast_unsigned();
     let again = state.domains.is_introduced(domid);
+    if state.domains.get(domid).is_none() {
+        state.room_to_change().admit(DOMAIN_BYTES)?;
+    }
     let domain = Domain { introduced: true, gfn, evtchn, ..revive(state, domid) };
     state.domains.put(domain);
     state.touch();
@@ -164,7 +169,7 @@ fn remove_nodes(state: &mut State, domid: DomId, events: &mut Events<'_>) -> Res
             give_back(state, &path)?;
             continue;
         }
-        let (store, mut env) = state.split(caller, Limits::none());
+        let (store, mut env) = state.split(caller, Limits::none(), Room::UNLIMITED);
         let removed = store.cut(&mut env, &path)?;
         state.tell(&path, &Changed::Removed(removed.clone()), events)?;
         events.graves.bury(removed.top, removed.nodes);
@@ -188,7 +193,7 @@ fn remove_nodes(state: &mut State, domid: DomId, events: &mut Events<'_>) -> Res
 /// Makes a node that cannot be removed the control domain's.
 fn give_back(state: &mut State, path: &Path<'_>) -> Result<(), Fail> {
     let caller = state.domains.caller(DomId(0));
-    let (store, mut env) = state.split(caller, Limits::none());
+    let (store, mut env) = state.split(caller, Limits::none(), Room::UNLIMITED);
     store.set_perms(&mut env, path, Perms::initial())?;
     Ok(())
 }

@@ -7,7 +7,8 @@ use state_machine::DomId;
 use super::strings;
 use crate::decimal;
 use crate::domain::{self, Domain, FEATURES};
-use crate::quota::{Named, Quota};
+use crate::quota::{Named, Quota, STORE_LIMIT};
+use crate::size::DOMAIN_BYTES;
 use crate::state::{Conn, State};
 use crate::wire::Errno;
 
@@ -26,7 +27,11 @@ fn known(state: &State, domid: DomId) -> Result<Option<&Domain>, Errno> {
 /// set before it is introduced.
 fn prepared(state: &State, domid: DomId) -> Result<Domain, Errno> {
     let domid = domain::guest(domid)?;
-    Ok(state.domains.get(domid).cloned().unwrap_or_else(|| Domain::new(domid)))
+    if let Some(known) = state.domains.get(domid) {
+        return Ok(known.clone());
+    }
+    state.room_to_change().admit(DOMAIN_BYTES)?;
+    Ok(Domain::new(domid))
 }
 
 fn answer(number: u32, out: &mut Vec<u8>) {
@@ -63,7 +68,7 @@ pub(crate) fn get_feature(
 ///
 /// # Errors
 /// `EINVAL` for malformed requests and features that do not exist, `EBUSY` once
-/// the domain is introduced.
+/// the domain is introduced, `ENOSPC` for one that is new without [`crate::size::Room`].
 pub(crate) fn set_feature(state: &mut State, payload: &[u8]) -> Result<(), Errno> {
     let ([domid, features], 2) = strings::<2>(payload) else { return Err(Errno::EINVAL) };
     let domid = decimal::domid(domid)?;
@@ -79,7 +84,8 @@ pub(crate) fn set_feature(state: &mut State, payload: &[u8]) -> Result<(), Errno
     Ok(())
 }
 
-/// GET_QUOTA: the names of all, a global value, or a domain's.
+/// GET_QUOTA: the names of all, a global value, a domain's, or the limit on the whole
+/// store. That one is not named among what domains have.
 ///
 /// # Errors
 /// `EINVAL` for malformed requests and unknown quotas, `ENOENT` for an unknown
@@ -89,6 +95,10 @@ pub(crate) fn get_quota(state: &State, payload: &[u8], out: &mut Vec<u8>) -> Res
     let (quotas, name) = match count {
         0 => {
             names(out);
+            return Ok(());
+        }
+        1 if first == STORE_LIMIT => {
+            answer(state.limit_kib, out);
             return Ok(());
         }
         1 => (state.quotas, first),
@@ -114,14 +124,15 @@ fn names(out: &mut Vec<u8>) {
     out.push(0);
 }
 
-/// SET_QUOTA: a global value, or a domain's own.
+/// SET_QUOTA: a global value, a domain's own, or the limit on the whole store.
 ///
 /// # Errors
 /// `EINVAL` for malformed requests, unknown quotas and the control domain, which
-/// has none.
+/// has none; `ENOSPC` for a domain that is new without [`crate::size::Room`].
 pub(crate) fn set_quota(state: &mut State, payload: &[u8]) -> Result<(), Errno> {
     let ([first, second, third], count) = strings::<3>(payload);
     match count {
+        2 if first == STORE_LIMIT => state.limit_kib = decimal::number(second, MAX_VALUE)?,
         2 => {
             let named = Named::parse(first)?;
             state.quotas.set(named, decimal::number(second, MAX_VALUE)?);

@@ -12,8 +12,8 @@ use crate::answer::Answer;
 use crate::decimal;
 use crate::fair::Shield;
 use crate::path::Path;
-use crate::pmap::Measured;
 use crate::quota::Quota;
+use crate::size::{Part, Room, TRANSACTION_BYTES};
 use crate::state::{Conn, Events, Readable, State};
 use crate::store::{Env, Fail, Store};
 use crate::transaction::{Operation, Transaction};
@@ -28,12 +28,13 @@ const SHIELDED_OPERATIONS: usize = 256;
 /// TRANSACTION_START, outside of any transaction.
 ///
 /// # Errors
-/// `ENOSPC` over quota.
+/// `ENOSPC` over quota, or without [`Room`].
 pub(crate) fn start(state: &mut State, conn: &Conn, answer: &mut Answer) -> Result<(), Errno> {
     let held = state.domains.held(conn.domid);
     if state.limits(conn.domid).exceeded(Quota::Transactions, held.transactions + 1) {
         return Err(Errno::ENOSPC);
     }
+    state.room_to_change().admit_to_reserve(TRANSACTION_BYTES)?;
     let mut id = conn.last_transaction;
     loop {
         id = id.wrapping_add(1);
@@ -68,17 +69,18 @@ pub(crate) fn perform(
     let caller = state.domains.caller(conn.domid);
     let limits = state.limits(conn.domid);
     let key = (conn.id, id);
-    // The digest is known only afterwards, and added then.
-    let transaction = state.transactions.change(&key, 0).ok_or(Errno::ENOENT)?;
-    let transaction = Arc::make_mut(transaction);
-    let (before, held) = (transaction.digest(), transaction.accounted());
-    let domains = &state.domains;
-    let mut env = Env { caller, limits, domains, generation: &mut state.generation };
-    let result = transaction.perform(&mut env, kind, payload, answer.payload());
-    let (after, holds) = (transaction.digest(), transaction.accounted());
-    state.transactions.change(&key, after.wrapping_sub(before));
-    if holds > held {
-        state.domains.account(conn.domid, |account| account.bytes += holds - held);
+    let room = state.room(Part::Working);
+    let (domains, generation) = (&state.domains, &mut state.generation);
+    let mut env = Env { caller, limits, room, domains, generation };
+    let done = state.transactions.update(&key, |transaction| {
+        let transaction = Arc::make_mut(transaction);
+        let held = transaction.accounted();
+        let result = transaction.perform(&mut env, kind, payload, answer.payload());
+        (result, transaction.accounted() - held)
+    });
+    let (result, more) = done.ok_or(Errno::ENOENT)?;
+    if more > 0 {
+        state.domains.account(conn.domid, |account| account.bytes += more);
     }
     Ok(result??)
 }
@@ -87,7 +89,8 @@ pub(crate) fn perform(
 ///
 /// # Errors
 /// `EINVAL` for anything but `T` and `F`, `ENOENT` without a transaction,
-/// `EAGAIN` when what the client saw does not hold any more.
+/// `EAGAIN` when what the client saw does not hold any more, `ENOSPC` without [`Room`]
+/// for what it comes to; the transaction is gone in any case.
 pub(crate) fn end(
     state: &mut State,
     conn: &Conn,
@@ -113,6 +116,7 @@ pub(crate) fn end(
     state.fair.end(conn.id, id, committed.is_none());
     let Some(done) = committed else { return Err(Errno::EAGAIN.into()) };
     if let Some((store, changes)) = done {
+        state.admit_commit(&store)?;
         let old = core::mem::replace(&mut state.store, store);
         state.touch();
         tell(state, &old, transaction.operations(), &changes, conn, events)?;
@@ -140,7 +144,9 @@ fn commit(
         let limits = state.limits(conn.domid);
         let mut store = state.store.clone();
         let domains = &state.domains;
-        let mut env = Env { caller, limits, domains, generation: &mut state.generation };
+        // What it comes to is looked at as a whole.
+        let room = Room::UNLIMITED;
+        let mut env = Env { caller, limits, room, domains, generation: &mut state.generation };
         let Some(changes) = transaction.replay(&mut store, &mut env)? else { return Ok(None) };
         (store, changes)
     };

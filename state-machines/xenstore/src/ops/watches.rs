@@ -4,6 +4,7 @@ use super::{nodes, strings};
 use crate::decimal;
 use crate::domain::FEATURE_WATCH_DEPTH;
 use crate::quota::Quota;
+use crate::size::{WATCH_BYTES, of_text};
 use crate::state::{Conn, State};
 use crate::watch::Watch;
 use crate::wire::Errno;
@@ -15,7 +16,7 @@ const MAX_DEPTH: u16 = 0xfffe;
 ///
 /// # Errors
 /// `EINVAL` for malformed requests, `EEXIST` when the client has such a watch,
-/// `E2BIG` and `ENOMEM` over quota.
+/// `E2BIG` and `ENOMEM` over quota, `ENOSPC` without [`crate::size::Room`].
 pub(crate) fn watch(state: &mut State, conn: &Conn, payload: &[u8]) -> Result<Watch, Errno> {
     let ([text, token, depth], count) = strings::<3>(payload);
     let depth = match count {
@@ -49,6 +50,7 @@ pub(crate) fn watch(state: &mut State, conn: &Conn, payload: &[u8]) -> Result<Wa
     if limits.exceeded(Quota::Memory, bytes) {
         return Err(Errno::ENOMEM);
     }
+    state.room_to_change().admit(WATCH_BYTES + of_text(watch.accounted()))?;
     watch.number = state.watches.next_number();
     state.watches.add(watch.clone());
     state.domains.account(conn.domid, |held| {

@@ -14,7 +14,8 @@ use crate::fair::{MAX_WAITING, Shield, Waiter};
 use crate::node::Content;
 use crate::path::Path;
 use crate::perms::{Perm, Perms};
-use crate::quota::{Named, Quotas};
+use crate::quota::{Named, Quotas, STORE_LIMIT};
+use crate::size::{Room, Wear};
 use crate::state::{Conn, State};
 use crate::store::{Env, Fail, Store};
 use crate::stream::{self, Record, StreamConn, StreamError};
@@ -45,6 +46,10 @@ fn broken<T>(what: impl Into<String>) -> Result<T, Broken> {
 fn counter(reader: &mut Reader<'_>) -> Result<u64, Broken> {
     let count = reader.u64()?;
     if count < 1 << 62 { Ok(count) } else { broken("a counter beyond all counting") }
+}
+
+fn wear(reader: &mut Reader<'_>) -> Result<Wear, Broken> {
+    Ok(Wear { copied: counter(reader)?, removed: counter(reader)? })
 }
 
 /// Permissions that were met before: most nodes share theirs with others.
@@ -148,6 +153,9 @@ impl Restoring {
             Record::Node(node) => self.node(node),
             Record::GlobalQuota(quotas) => {
                 quotas_from(quotas.per_domain.iter(), &mut self.state.quotas);
+                for quota in quotas.global.iter().filter(|quota| quota.name == STORE_LIMIT) {
+                    self.state.limit_kib = quota.value;
+                }
                 Ok(())
             }
             Record::Domain(domain) => {
@@ -172,6 +180,7 @@ impl Restoring {
                 self.state.generation = counter(&mut reader)?;
                 self.state.version = counter(&mut reader)?;
                 self.state.watches.set_registered(counter(&mut reader)?);
+                self.state.store.set_wear(wear(&mut reader)?);
                 self.state.log = reader.u8()? != 0;
             }
             tag::DOMAIN => self.domain(&mut reader)?,
@@ -195,9 +204,12 @@ impl Restoring {
                 }
             }
             tag::TRANSACTION => {
-                let began = reader.u64()?;
+                let (began, from, now) = (reader.u64()?, wear(&mut reader)?, wear(&mut reader)?);
                 match &mut self.open {
-                    Some((transaction, _)) => transaction.began = began,
+                    Some((transaction, _)) => {
+                        (transaction.began, transaction.from) = (began, from);
+                        transaction.working.set_wear(now);
+                    }
                     None => return broken("a transaction's record without one"),
                 }
             }
@@ -300,7 +312,9 @@ impl Restoring {
         let domid = state.conns.get(&transaction.conn).map_or(DomId(0), |conn| conn.domid);
         let (caller, limits) = (state.domains.caller(domid), state.limits(domid));
         let domains = &state.domains;
-        let env = Env { caller, limits, domains, generation: &mut state.generation };
+        // What is there is there.
+        let room = Room::UNLIMITED;
+        let env = Env { caller, limits, room, domains, generation: &mut state.generation };
         transaction.restore(&env, operations);
         state.domains.account(domid, |held| {
             held.transactions += 1;

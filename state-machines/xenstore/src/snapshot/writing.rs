@@ -12,7 +12,8 @@ use crate::children::ChildKey;
 use crate::domain::Domain;
 use crate::node::Node;
 use crate::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, ROOT_HASH};
-use crate::quota::{Named, Quota, Quotas};
+use crate::quota::{Named, Quota, Quotas, STORE_LIMIT};
+use crate::size::Wear;
 use crate::state::{Conn, State};
 use crate::store::Store;
 use crate::stream::{self, Record, StreamConn, Version, Via, Writer};
@@ -56,6 +57,10 @@ impl Bytes {
     fn u64(mut self, value: u64) -> Self {
         self.0.extend_from_slice(&value.to_le_bytes());
         self
+    }
+
+    fn wear(self, wear: Wear) -> Self {
+        self.u64(wear.copied).u64(wear.removed)
     }
 }
 
@@ -120,9 +125,11 @@ fn put_start(writer: &mut Writer<'_>, state: &State) {
         .u64(state.generation)
         .u64(state.version)
         .u64(state.watches.registered())
+        .wear(state.store.wear())
         .u8(u8::from(state.log));
     own(writer, tag::CORE, &core.0);
-    let (per_domain, global) = (Cow::Owned(quotas_to(&state.quotas)), Cow::Borrowed(&[][..]));
+    let limit = [stream::Quota { name: STORE_LIMIT, value: state.limit_kib }];
+    let (per_domain, global) = (Cow::Owned(quotas_to(&state.quotas)), Cow::Borrowed(&limit[..]));
     put(writer, &Record::GlobalQuota(stream::GlobalQuota { per_domain, global }));
     state.domains.visit(&mut |domain| put_domain(writer, domain));
     for (number, conn) in conns(state) {
@@ -266,7 +273,8 @@ pub(crate) fn put_nodes(writer: &mut Writer<'_>, store: &Store) -> Result<(), st
 fn put_transaction(writer: &mut Writer<'_>, state: &State, conn: StreamConn, open: &Transaction) {
     let transaction = stream::Transaction { conn, id: open.id };
     put(writer, &Record::Transaction(transaction));
-    own(writer, tag::TRANSACTION, &Bytes::default().u64(open.began).0);
+    let body = Bytes::default().u64(open.began).wear(open.from).wear(open.working.wear());
+    own(writer, tag::TRANSACTION, &body.0);
     for operation in open.operations() {
         let mut body = Bytes::default()
             .u32(operation.kind.to_u32())
