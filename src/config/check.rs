@@ -32,7 +32,7 @@ pub(super) fn cross(config: &Config, origins: &Origins, problems: &mut Vec<Probl
         let why = format!("must not be below monitor.detect_ms ({})", monitor.detect_ms);
         refuse("monitor.starved_limit_ms", why);
     }
-    let shares = MemoryShares::of(&config.limits);
+    let shares = MemoryShares::of(config);
     if shares.store > shares.store_max {
         let (most_mib, memory_mib) = (shares.store_max >> 20, config.limits.memory_mib);
         let why = format!(

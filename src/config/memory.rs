@@ -4,19 +4,20 @@
 //! is there more than once: what was frozen stays while the store is changed, and a
 //! snapshot is bytes on its way and a store again where it is checked and restored.
 
-use super::LimitsConfig;
+use super::Config;
 
 /// What a replica takes that does not go by the size of a store: stacks of its
 /// threads, the database's buffers, outputs that wait.
 const FIXED_BYTES: u64 = 32 << 20;
-/// A virtual machine gets this part of the rest: its monitor has the log beside it, and
-/// snapshots on their way.
-const GUEST_SHARE: u64 = 2;
 /// The log gets this part.
 const LOG_SHARE: u64 = 16;
-/// The store may take this part. In a virtual machine that is restored, there are
-/// the bytes of a snapshot, not yet at their place, and two stores.
-const STORE_SHARE: u64 = 10;
+/// The store may take the first of these parts. In a virtual machine that is restored,
+/// there are the bytes of a snapshot, not yet at their place, and two stores. The
+/// machine gets the second part: its monitor has the log beside it, and snapshots on
+/// their way.
+const STORE_AND_GUEST_SHARES: (u64, u64) = (10, 2);
+/// The same in lockstep, where one store more is in the replica's process.
+const LOCKSTEP_SHARES: (u64, u64) = (12, 3);
 /// No store is larger. A third of it is the longest snapshot, which a primary has to
 /// hand to a new replica sooner than it is taken for hung.
 const STORE_MAX_BYTES: u64 = 64 << 20;
@@ -37,16 +38,19 @@ pub(crate) struct MemoryShares {
 }
 
 impl MemoryShares {
-    /// The shares by `limits`.
-    pub(crate) fn of(limits: &LimitsConfig) -> Self {
+    /// The shares by the configuration.
+    pub(crate) fn of(config: &Config) -> Self {
+        let limits = &config.limits;
+        let lockstep = config.xenstore.lockstep;
+        let (of_store, of_guest) = if lockstep { LOCKSTEP_SHARES } else { STORE_AND_GUEST_SHARES };
         let whole = u64::from(limits.memory_mib) << 20;
         let rest = whole.saturating_sub(FIXED_BYTES);
-        let store_max = (rest / STORE_SHARE).min(STORE_MAX_BYTES);
+        let store_max = (rest / of_store).min(STORE_MAX_BYTES);
         let store = match limits.store_mib {
             0 => store_max,
             mib => u64::from(mib) << 20,
         };
-        Self { whole, guest: rest / GUEST_SHARE, log: rest / LOG_SHARE, store_max, store }
+        Self { whole, guest: rest / of_guest, log: rest / LOG_SHARE, store_max, store }
     }
 
     /// What the store may take, KiB.
@@ -57,10 +61,14 @@ impl MemoryShares {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LimitsConfig;
     use super::*;
 
-    fn shares(memory_mib: u32, store_mib: u32) -> MemoryShares {
-        MemoryShares::of(&LimitsConfig { memory_mib, store_mib, events: 64 })
+    fn shares(memory_mib: u32, store_mib: u32, lockstep: bool) -> MemoryShares {
+        let mut config = Config::default();
+        config.limits = LimitsConfig { memory_mib, store_mib, events: 64 };
+        config.xenstore.lockstep = lockstep;
+        MemoryShares::of(&config)
     }
 
     #[test]
@@ -68,21 +76,24 @@ mod tests {
         for (memory_mib, kib) in
             [(64, 3276), (256, 22_937), (1024, 64 * 1024), (1_048_576, 64 * 1024)]
         {
-            assert_eq!(shares(memory_mib, 0).store_kib(), kib, "{memory_mib} MiB");
+            assert_eq!(shares(memory_mib, 0, false).store_kib(), kib, "{memory_mib} MiB");
         }
-        assert_eq!(shares(1024, 7).store_kib(), 7 * 1024);
+        assert_eq!(shares(1024, 7, false).store_kib(), 7 * 1024);
     }
 
     /// What is needed at once, from the smallest memory to the largest.
     #[test]
     fn a_store_at_its_limit_has_room_for_what_it_needs_for_a_while() {
-        for bits in 6..=20 {
-            let MemoryShares { whole, guest, log, store, .. } = shares(1 << bits, 0);
+        for (bits, lockstep) in (6..=20).flat_map(|bits| [(bits, false), (bits, true)]) {
+            let MemoryShares { whole, guest, log, store, .. } = shares(1 << bits, 0, lockstep);
             // Frozen and changed; or restored from bytes that were moved as they grew.
             assert!(guest >= 4 * store);
+            // And both stores once more, where the process has them too.
+            let beside = if lockstep { 2 * store } else { 0 };
             let snapshots = 4 * store;
-            assert!(whole - guest >= FIXED_BYTES + log + snapshots, "2^{bits} MiB");
-            assert!(whole >= FIXED_BYTES + log + 2 * store + snapshots, "2^{bits} MiB");
+            let monitor = FIXED_BYTES + log + snapshots + beside;
+            assert!(whole - guest >= monitor, "2^{bits} MiB");
+            assert!(whole >= monitor + 2 * store, "2^{bits} MiB");
         }
     }
 }

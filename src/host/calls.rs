@@ -282,7 +282,7 @@ impl Host {
             return Err("another import is under way".into());
         }
         let import = Import::read(stream).map_err(|error| error.to_string())?;
-        let shares = MemoryShares::of(&self.settings.config.limits);
+        let shares = MemoryShares::of(&self.settings.config);
         Import::check_room(stream, shares.store_kib())?;
         let text = import.describe();
         Ok((import.requests, text))

@@ -62,7 +62,7 @@ impl Settings {
             config.xenstore.backend,
             &Availability::probe(),
             unikernel_image::IS_BUILT,
-            MemoryShares::of(&config.limits).guest,
+            MemoryShares::of(&config).guest,
         );
         let backends = backends.map_err(|why| {
             anyhow::anyhow!("xenstore.backend \"{}\": {why}", config.xenstore.backend)
@@ -108,7 +108,7 @@ impl Settings {
     /// What the coordinator needs to know.
     pub(crate) fn coordinator(&self) -> coordinator::Settings {
         let (xenstore, monitor) = (&self.config.xenstore, &self.config.monitor);
-        let shares = MemoryShares::of(&self.config.limits);
+        let shares = MemoryShares::of(&self.config);
         let mut quotas = xenstore.quotas.by_name().to_vec();
         quotas.push(("store-kib", shares.store_kib()));
         // The longest time without a beat when there is nothing to do.
@@ -192,7 +192,7 @@ impl Settings {
 
     /// The most memory of one replica.
     pub(crate) fn memory_bytes(&self) -> Option<u64> {
-        Some(MemoryShares::of(&self.config.limits).whole)
+        Some(MemoryShares::of(&self.config).whole)
     }
 }
 
