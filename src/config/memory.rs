@@ -65,8 +65,8 @@ mod tests {
     use super::*;
 
     fn shares(memory_mib: u32, store_mib: u32, lockstep: bool) -> MemoryShares {
-        let mut config = Config::default();
-        config.limits = LimitsConfig { memory_mib, store_mib, events: 64 };
+        let limits = LimitsConfig { memory_mib, store_mib, events: 64 };
+        let mut config = Config { limits, ..Config::default() };
         config.xenstore.lockstep = lockstep;
         MemoryShares::of(&config)
     }
