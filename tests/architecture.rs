@@ -152,7 +152,7 @@ const INSIDE: &[&str] = &[
 /// The only file of assembly among them: all that runs in ring 0.
 const SHIM: &str = "hypervisor/guest/src/image/boot.s";
 /// As ARCHITECTURE.md says; whoever goes over it changes both.
-const RUST_LINES_MAX: usize = 8_000;
+const RUST_LINES_MAX: usize = 9_000;
 const ASSEMBLY_LINES_MAX: usize = 300;
 
 /// Lines of a Rust source that are neither blank, nor comment, nor the tests' own.
