@@ -9,6 +9,7 @@ mod image;
 mod status;
 mod store;
 mod up;
+mod xenstored;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{ConfigError, Loaded, Override, Sources};
+use crate::config::{Config, ConfigError, Loaded, Override, Sources};
 use crate::control::{Client, ControlError};
 use crate::panics::abort_on_panic;
 use crate::start::control_socket;
@@ -55,6 +56,8 @@ enum Command {
     Config(config::ConfigCommand),
     /// Tell of the image that virtual machines boot, or write it to a file
     Image(image::ImageArgs),
+    /// Serve in the place of Xen's own xenstored, with its flags
+    Xenstored(Box<xenstored::Xenstored>),
     /// Carry a store to or from another xenstored
     #[command(subcommand)]
     Xenstore(store::StoreCommand),
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Scale(args) => control::scale(&args),
         Command::Config(command) => config::config(command),
         Command::Image(args) => image::image(&args),
+        Command::Xenstored(args) => xenstored::xenstored(*args),
         Command::Xenstore(command) => store::store(command),
         Command::Bench(command) => bench::bench(command),
         Command::Chaos(command) => chaos::chaos(command),
@@ -132,10 +136,14 @@ impl Which {
         run_dir.map(|text| given("--run-dir", "run_dir", text)).into_iter().collect()
     }
 
+    fn configuration(&self) -> anyhow::Result<Config> {
+        let sources = Sources::of_process(self.config.clone(), self.overrides());
+        Ok(Loaded::load(&sources)?.config)
+    }
+
     /// The run directory that the configuration names.
     fn run_dir(&self) -> anyhow::Result<PathBuf> {
-        let sources = Sources::of_process(self.config.clone(), self.overrides());
-        Ok(Loaded::load(&sources)?.config.run_dir)
+        Ok(self.configuration()?.run_dir)
     }
 
     fn connect(&self) -> anyhow::Result<Client> {

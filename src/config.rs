@@ -38,6 +38,21 @@ pub struct Config {
     pub limits: LimitsConfig,
 }
 
+impl Config {
+    /// The directory of xenstore's sockets.
+    #[must_use]
+    pub fn socket_dir(&self) -> PathBuf {
+        let of_its_own = self.xenstore.socket_dir.clone();
+        of_its_own.unwrap_or_else(|| self.run_dir.join("xenstored"))
+    }
+
+    /// Where xenstore is served.
+    #[must_use]
+    pub fn xenstore_socket(&self) -> PathBuf {
+        self.socket_dir().join("socket")
+    }
+}
+
 /// The xenstore component's part of the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct XenstoreConfig {
@@ -71,6 +86,8 @@ pub struct XenstoreConfig {
     pub max_connections: u32,
     /// How much may wait for a client that does not read, KiB.
     pub client_backlog_kib: u32,
+    /// Where clients find their sockets; in the run directory if it is not set.
+    pub socket_dir: Option<PathBuf>,
     /// What a guest may use.
     pub quotas: Quotas,
 }
@@ -215,6 +232,7 @@ impl Default for Config {
                 guest_sockets: true,
                 max_connections: 4096,
                 client_backlog_kib: 1024,
+                socket_dir: None,
                 quotas: Quotas {
                     nodes: 1000,
                     node_size: 2048,

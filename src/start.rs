@@ -97,12 +97,6 @@ pub fn control_socket(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }
 
-/// The xenstore socket of the daemon that serves `run_dir`.
-#[must_use]
-pub fn xenstore_socket(run_dir: &Path) -> PathBuf {
-    run_dir.join("xenstored/socket")
-}
-
 /// The log file of a daemon that was started with `--detach`.
 #[must_use]
 pub fn log_file(run_dir: &Path) -> PathBuf {

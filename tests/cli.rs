@@ -6,13 +6,14 @@ use std::process::{Command, Output};
 
 /// The binary with this run directory, and without what the machine's
 /// configuration says.
+fn command(run_dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rvmm"));
+    command.args(args).env("RVMM_CONFIG", "").env("RVMM_RUN_DIR", run_dir);
+    command
+}
+
 fn rvmm(run_dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_rvmm"))
-        .args(args)
-        .env("RVMM_CONFIG", "")
-        .env("RVMM_RUN_DIR", run_dir)
-        .output()
-        .expect("runs")
+    command(run_dir, args).output().expect("runs")
 }
 
 fn out(output: &Output) -> String {
@@ -102,6 +103,37 @@ fn senseless_requests_are_refused_before_they_are_sent() {
         assert_ne!(output.status.code(), Some(0), "{command:?}");
         assert!(err(&output).contains(expected), "{command:?}: {}", err(&output));
     }
+}
+
+/// It is where clients of Xen's own daemon look for it, and gone when it was told to end.
+#[test]
+fn a_daemon_in_the_place_of_xens_is_found_where_that_would_be() {
+    let dir = scratch();
+    let (run_dir, sockets) = (dir.path().join("run"), dir.path().join("xenstored"));
+    let pid_file = dir.path().join("xenstored.pid");
+    let start = || {
+        let mut command = command(&run_dir, &["xenstored", "-W", "77", "--output-pid"]);
+        let command = command.arg("--pid-file").arg(&pid_file).env("XENSTORED_RUNDIR", &sockets);
+        command.output().expect("runs")
+    };
+    let started = start();
+    assert_eq!(started.status.code(), Some(0), "{}", err(&started));
+    let mut client = chaos::client::Client::connect(sockets.join("socket")).expect("connects");
+    let quotas = client.control(&["quota"]).expect("tells");
+    let quotas = String::from_utf8_lossy(&quotas).into_owned();
+    assert!(quotas.lines().any(|line| line.starts_with("watches ") && line.contains(" 77 ")));
+
+    let pid = std::fs::read_to_string(&pid_file).expect("there is one");
+    assert_eq!(pid, out(&started));
+    let comm = std::fs::read_to_string(format!("/proc/{}/comm", pid.trim())).expect("it lives");
+    assert_eq!(comm.trim(), "rvmm");
+    let second = start();
+    let expected = format!("another xenstored serves {}", sockets.join("socket").display());
+    assert!(err(&second).contains(&expected), "{}", err(&second));
+
+    let down = rvmm(&run_dir, &["down"]);
+    assert_eq!(down.status.code(), Some(0), "{}", err(&down));
+    assert!(!pid_file.exists() && !sockets.join("socket").exists());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use chaos::peers::{Kit, KitPart, Peer, PeerKind};
 use clap::{Args, Subcommand};
 
 use super::{Format, Which, print, print_json};
-use crate::start::{is_taken, xenstore_socket};
+use crate::start::is_taken;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
@@ -131,9 +131,9 @@ struct Ours {
 
 impl Ours {
     fn find(args: &BenchArgs) -> anyhow::Result<Self> {
-        let run_dir = args.which.run_dir()?;
-        if is_taken(&run_dir)? {
-            return Ok(Self { socket: xenstore_socket(&run_dir), _host: None });
+        let config = args.which.configuration()?;
+        if is_taken(&config.run_dir)? {
+            return Ok(Self { socket: config.xenstore_socket(), _host: None });
         }
         let binary = std::env::current_exe().context("finding this program")?;
         let options = HostOptions::default().set("xenstore.replicas", args.replicas);

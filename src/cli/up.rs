@@ -1,9 +1,10 @@
 //! `rvmm up`: the daemon in the foreground, or left behind in the background.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -16,9 +17,7 @@ use super::Settings;
 use crate::config::{Config, Loaded, LogLevel};
 use crate::control::Listener;
 use crate::host::HostStart;
-use crate::start::{
-    READY_WORD, Ready, RunDir, control_socket, log_file, make_dir, xenstore_socket,
-};
+use crate::start::{READY_WORD, Ready, RunDir, control_socket, log_file, make_dir};
 use coordinator::events::{Events, Tag};
 
 /// How long a daemon in the background may take to be ready.
@@ -42,17 +41,30 @@ pub(super) fn up(args: Up) -> anyhow::Result<ExitCode> {
     let Up { settings, detach, detached } = args;
     let loaded = Loaded::load(&settings.sources())?;
     if detach {
-        return leave_behind(&loaded.config);
+        let args = std::env::args_os().skip(1).map(|arg| match arg.to_str() {
+            Some("--detach") => "--detached".into(),
+            _ => arg,
+        });
+        let Daemon { pid, serves, log } = leave_behind(&loaded.config, args)?;
+        let log = log.display();
+        super::print(format!("{READY_WORD}{serves} (pid {pid}, log {log})\n"))?;
+        return Ok(ExitCode::SUCCESS);
     }
+    serve(loaded, detached, || Ok(()))
+}
+
+/// Serves until it is told to end; `detached` in the background. `once_ready` is done
+/// before anybody is told that the daemon is ready; what that cannot do is only told.
+pub(super) fn serve(
+    loaded: Loaded,
+    detached: bool,
+    once_ready: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<ExitCode> {
+    let Loaded { config, file, warnings, .. } = loaded;
     if detached {
         // Fails only for the leader of a process group, which a child is not.
         let _ = rustix::process::setsid();
     }
-    serve(loaded, detached)
-}
-
-fn serve(loaded: Loaded, detached: bool) -> anyhow::Result<ExitCode> {
-    let Loaded { config, file, warnings, .. } = loaded;
     log_to_stderr(config.log);
     let run_dir = RunDir::claim(&config.run_dir)?;
     let events = Arc::new(Events::new(config.limits.events as usize));
@@ -72,10 +84,16 @@ fn serve(loaded: Loaded, detached: bool) -> anyhow::Result<ExitCode> {
     let control = Listener::bind(&control_socket(&config.run_dir))?;
     let serves = format!(
         "xenstore at {}, {} replicas",
-        xenstore_socket(&config.run_dir).display(),
+        config.xenstore_socket().display(),
         config.xenstore.replicas
     );
-    let ready = Box::new(move || Ready::new(detached).notify(&serves));
+    let told = Arc::clone(&events);
+    let ready = Box::new(move || {
+        if let Err(error) = once_ready() {
+            told.error(&[Tag::Host], format!("{error:#}"));
+        }
+        Ready::new(detached).notify(&serves);
+    });
     let code = crate::host::run(config, HostStart { events, control, ready });
     // The next daemon may come once nothing of this one is left.
     drop(run_dir);
@@ -102,16 +120,23 @@ fn log_to_stderr(level: LogLevel) {
         .try_init();
 }
 
-/// Starts the daemon with the same command line and waits until it is ready.
-fn leave_behind(config: &Config) -> anyhow::Result<ExitCode> {
+/// A daemon in the background.
+pub(super) struct Daemon {
+    pub(super) pid: u32,
+    /// What it says that it serves.
+    pub(super) serves: String,
+    pub(super) log: PathBuf,
+}
+
+/// Starts the daemon with this command line and waits until it is ready.
+pub(super) fn leave_behind(
+    config: &Config,
+    args: impl IntoIterator<Item = OsString>,
+) -> anyhow::Result<Daemon> {
     let log_path = log_file(&config.run_dir);
     let log = open_log(&config.run_dir, &log_path)
         .with_context(|| format!("log {}", log_path.display()))?;
     let log_start = log.metadata()?.len();
-    let args = std::env::args_os().skip(1).map(|arg| match arg.to_str() {
-        Some("--detach") => "--detached".into(),
-        _ => arg,
-    });
     let mut child = Command::new(std::env::current_exe()?)
         .args(args)
         .stdin(Stdio::null())
@@ -120,11 +145,7 @@ fn leave_behind(config: &Config) -> anyhow::Result<ExitCode> {
         .spawn()
         .context("the daemon cannot be started")?;
     match wait_until_ready(&mut child)? {
-        Some(what) => {
-            let (pid, log) = (child.id(), log_path.display());
-            super::print(format!("{READY_WORD}{what} (pid {pid}, log {log})\n"))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Some(serves) => Ok(Daemon { pid: child.id(), serves, log: log_path }),
         None => {
             let status = child.wait()?;
             let said = read_log(&log_path, log_start).unwrap_or_default();

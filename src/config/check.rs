@@ -47,9 +47,10 @@ pub(super) fn cross(config: &Config, origins: &Origins, problems: &mut Vec<Probl
         refuse("xenstore.affinity", "this machine has no such core".into());
     }
     // sun_path holds 108 bytes, and the longest socket below is a guest's.
-    let socket_len = config.run_dir.as_os_str().len() + "/xenstored/domains/65535.socket".len();
+    let socket_len = config.socket_dir().as_os_str().len() + "/domains/65535.socket".len();
     if socket_len >= 108 {
-        refuse("run_dir", "is too long: a socket's path holds 107 bytes".into());
+        let key = if xenstore.socket_dir.is_some() { "xenstore.socket_dir" } else { "run_dir" };
+        refuse(key, "is too long: a socket's path holds 107 bytes".into());
     }
 }
 

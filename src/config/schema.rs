@@ -100,6 +100,8 @@ pub const KEYS: &[Key] = keys! {
         "how many clients may be connected at once; more are turned away";
     "xenstore.client_backlog_kib" => xenstore.client_backlog_kib, whole(16, 65_536),
         "how much may wait for a client that does not read, KiB; beyond, it is disconnected";
+    "xenstore.socket_dir" => xenstore.socket_dir, Allowed::Path,
+        "where xenstore's sockets live, if not in the run directory's xenstored";
     "xenstore.quotas.nodes" => xenstore.quotas.nodes, QUOTA,
         "nodes that a guest may own (0 in any quota: no limit)";
     "xenstore.quotas.node-size" => xenstore.quotas.node_size, QUOTA,

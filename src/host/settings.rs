@@ -143,7 +143,7 @@ impl Settings {
                     limited => limited,
                 },
             },
-            sockets: self.config.run_dir.join("xenstored"),
+            sockets: self.config.socket_dir(),
             guest_sockets: xenstore.guest_sockets,
             quotas,
             lockstep: xenstore.lockstep,
