@@ -69,4 +69,8 @@ impl XenHost for Xen {
     fn is_gone(&mut self, domain: DomainId, port: Port) -> Result<bool, XenError> {
         Ok(self.hypercalls.channel_status(port)?.lost(domain))
     }
+
+    fn exists(&mut self, domain: DomainId) -> Result<bool, XenError> {
+        self.hypercalls.exists(domain)
+    }
 }

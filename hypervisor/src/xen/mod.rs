@@ -170,4 +170,11 @@ pub trait XenHost: Send {
     /// # Errors
     /// When Xen does not tell; the domain is to be taken for alive then.
     fn is_gone(&mut self, domain: DomainId, port: Port) -> Result<bool, XenError>;
+
+    /// Whether there is such a domain, or what a destroyed one has left as long as
+    /// others use its pages. To be asked about one that no port is bound to.
+    ///
+    /// # Errors
+    /// When Xen does not tell; the domain is to be taken for alive then.
+    fn exists(&mut self, domain: DomainId) -> Result<bool, XenError>;
 }

@@ -91,17 +91,35 @@ impl Hypercalls {
     /// # Errors
     /// When the port was never bound, or the hypervisor does not answer.
     pub fn channel_status(&mut self, port: Port) -> Result<ChannelStatus, XenError> {
-        self.buffer.store(0, u64::from(DOMID_SELF) | u64::from(port.0) << 32);
+        self.ask(DOMID_SELF, port.0)
+    }
+
+    /// Whether there is such a domain, or what is left of it. Needs the rights of
+    /// the control domain.
+    ///
+    /// # Errors
+    /// When the hypervisor does not tell.
+    pub fn exists(&mut self, domain: DomainId) -> Result<bool, XenError> {
+        // Every domain has a port 0, which is never used.
+        match self.ask(domain.0, 0) {
+            Err(XenError::Call { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => {
+                Ok(false)
+            }
+            outcome => outcome.map(|_| true),
+        }
+    }
+
+    fn ask(&mut self, domid: u16, port: u32) -> Result<ChannelStatus, XenError> {
+        self.buffer.store(0, u64::from(domid) | u64::from(port) << 32);
         self.buffer.store(8, 0);
         self.buffer.store_release(16, 0);
         let buffer = self.buffer.address();
         let mut call = PrivcmdHypercall { op: EVENT_CHANNEL_OP, arg: [STATUS, buffer, 0, 0, 0] };
+        let what = "asking for a channel's state";
         // SAFETY: the argument has the layout of this request. The hypercall reads
         // and writes 24 bytes at the buffer, a page of ours that is reached through
         // atomics only and is not unmapped meanwhile.
-        unsafe {
-            device::ioctl(self.device.as_fd(), "asking for a channel's state", HYPERCALL, &mut call)
-        }?;
+        unsafe { device::ioctl(self.device.as_fd(), what, HYPERCALL, &mut call) }?;
         let words = [0, 8, 16].map(|offset| self.buffer.load_acquire(offset));
         Ok(ChannelStatus::from_words(words))
     }
@@ -136,5 +154,7 @@ mod tests {
         let mut hypercalls = Hypercalls { device, buffer };
         assert!(hypercalls.channel_status(Port(4)).is_err());
         assert_eq!(hypercalls.buffer.load(0), 0x7ff0 | 4 << 32, "it was asked about that port");
+        assert!(hypercalls.exists(DomainId(9)).is_err(), "nobody says that it is not there");
+        assert_eq!(hypercalls.buffer.load(0), 9);
     }
 }

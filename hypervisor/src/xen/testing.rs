@@ -4,8 +4,9 @@
 //! use hypervisor::xen::testing::PlayedXen;
 //! use hypervisor::xen::{DomainId, Start, StoreRing, XenHost};
 //!
-//! let mut xen = PlayedXen::new()?;
+//! let xen = PlayedXen::new()?;
 //! let guest = xen.create(DomainId(5));
+//! let mut xen = xen.host();
 //! let port = xen.bind(DomainId(5), guest.port())?;
 //! let mut ring = StoreRing::new(xen.map_ring(DomainId(5))?, Start::Emptied);
 //! assert_eq!(guest.write(b"request"), 7);
@@ -124,11 +125,41 @@ impl PlayedXen {
     pub fn is_bound(&self, domain: DomainId) -> bool {
         self.world().domains.get(&domain).is_some_and(|domain| domain.bound.is_some())
     }
+
+    /// What a daemon has of it; one at a time.
+    #[must_use]
+    pub fn host(&self) -> PlayedHost {
+        PlayedHost { xen: self.clone() }
+    }
 }
 
-impl XenHost for PlayedXen {
+/// What a daemon has of a [`PlayedXen`]. When it is dropped, all that it has bound
+/// is unbound.
+#[derive(Debug)]
+pub struct PlayedHost {
+    xen: PlayedXen,
+}
+
+impl PlayedHost {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.xen.world()
+    }
+}
+
+impl Drop for PlayedHost {
+    fn drop(&mut self) {
+        let mut world = self.world();
+        world.virq = None;
+        world.pending.clear();
+        for domain in world.domains.values_mut() {
+            domain.bound = None;
+        }
+    }
+}
+
+impl XenHost for PlayedHost {
     fn events(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.xen.bell.as_fd()
     }
 
     fn map_ring(&mut self, domain: DomainId) -> Result<RingPage, XenError> {
@@ -186,13 +217,17 @@ impl XenHost for PlayedXen {
         let mut world = self.world();
         ports.clear();
         ports.extend(std::mem::take(&mut world.pending));
-        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        let _ = rustix::io::read(&self.xen.bell, &mut [0; 8]);
         Ok(())
     }
 
     fn is_gone(&mut self, domain: DomainId, port: Port) -> Result<bool, XenError> {
         let world = self.world();
         Ok(world.domains.get(&domain).is_none_or(|played| played.bound != Some(port)))
+    }
+
+    fn exists(&mut self, domain: DomainId) -> Result<bool, XenError> {
+        Ok(self.world().domains.contains_key(&domain))
     }
 }
 

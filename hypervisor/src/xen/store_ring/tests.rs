@@ -2,22 +2,23 @@ use std::collections::VecDeque;
 
 use quickcheck::{Arbitrary, Gen, QuickCheck, TestResult};
 
-use super::super::testing::{PlayedGuest, PlayedXen};
+use super::super::testing::{PlayedGuest, PlayedHost, PlayedXen};
 use super::super::{DomainId, XenHost};
 use super::*;
 
 const GUEST: DomainId = DomainId(5);
 
 struct Rig {
-    xen: PlayedXen,
+    xen: PlayedHost,
     guest: PlayedGuest,
     ring: StoreRing,
 }
 
 /// A guest whose indices all begin at `first`, and its server.
 fn rig(first: u32) -> Rig {
-    let mut xen = PlayedXen::new().unwrap();
+    let xen = PlayedXen::new().unwrap();
     let guest = xen.create(GUEST);
+    let mut xen = xen.host();
     for index in 0..4 {
         guest.scribble_index(index, first);
     }
