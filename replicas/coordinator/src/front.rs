@@ -535,7 +535,9 @@ impl Front {
 
     /// Tells the component, as soon as there is room.
     fn tell(&mut self, input: Input<'static>, inlet: &mut Inlet) {
-        if !self.untold.is_empty() || inlet.push(&input).is_err() {
+        // What waits to be told need not be told twice.
+        let waits = self.untold.back() == Some(&input);
+        if !waits && (!self.untold.is_empty() || inlet.push(&input).is_err()) {
             self.untold.push_back(input);
         }
     }

@@ -184,7 +184,11 @@ impl Front {
         let deaths = rings.deaths;
         for &port in &ports {
             if port == deaths {
-                self.look_for_the_gone(inlet);
+                // Who hears of one that is gone looks for those that have shut down
+                // as well.
+                if !self.look_for_the_gone(inlet) {
+                    self.tell(Input::DomainShutDown, inlet);
+                }
             } else {
                 self.ring_ready(port, inlet);
             }
@@ -226,12 +230,14 @@ impl Front {
         false
     }
 
-    /// Some domain is not what it was.
-    fn look_for_the_gone(&mut self, inlet: &mut Inlet) {
-        let Some(rings) = &mut self.rings else { return };
-        for domid in rings.gone() {
+    /// Lets go of domains that are gone; whether there were any.
+    fn look_for_the_gone(&mut self, inlet: &mut Inlet) -> bool {
+        let Some(rings) = &mut self.rings else { return false };
+        let gone = rings.gone();
+        for &domid in &gone {
             self.remove_ring(domid, inlet);
             self.tell(Input::DomainGone { domid }, inlet);
         }
+        !gone.is_empty()
     }
 }

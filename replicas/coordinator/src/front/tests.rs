@@ -41,8 +41,9 @@ enum Told {
     Close(ConnId),
     Request(ConnId, Vec<u8>),
     Gone(DomId),
+    ShutDown,
 }
-use Told::{Close, Gone, Open};
+use Told::{Close, Gone, Open, ShutDown};
 
 impl Rig {
     /// The control domain's ring has connection 1, the guest is not introduced.
@@ -99,6 +100,7 @@ impl Rig {
                 Input::Close { conn } => Close(conn),
                 Input::Request { conn, frame } => Told::Request(conn, frame.to_vec()),
                 Input::DomainGone { domid } => Gone(domid),
+                Input::DomainShutDown => ShutDown,
                 input => panic!("{input:?}"),
             });
         }
@@ -275,11 +277,11 @@ fn who_breaks_the_protocol_is_not_served_until_it_begins_anew() {
 fn a_dead_domain_is_noticed_once_and_let_go() {
     let mut rig = Rig::introduced();
     rig.xen.raise_virq();
-    assert_eq!(rig.told(), [], "it was another, or has only shut down");
+    assert_eq!(rig.told(), [ShutDown], "it was another, or has only shut down");
     rig.xen.destroy(DomainId(GUEST.0));
     assert_eq!(rig.told(), [Close(ConnId(2)), Gone(GUEST)]);
     rig.xen.raise_virq();
-    assert_eq!((rig.told(), rig.front.clients()), (vec![], 1));
+    assert_eq!((rig.told(), rig.front.clients()), (vec![ShutDown], 1));
     // The component says so as well, which changes nothing.
     assert!(!rig.front.remove_ring(GUEST, &mut rig.inlet));
     // A domain of that number again.
@@ -313,7 +315,7 @@ fn who_cannot_be_connected_is_watched_all_the_same() {
     rig.xen.destroy(DomainId(GUEST.0));
     assert_eq!(rig.told(), [Gone(GUEST)]);
     rig.xen.raise_virq();
-    assert_eq!(rig.told(), []);
+    assert_eq!(rig.told(), [ShutDown]);
 }
 
 #[test]
@@ -349,6 +351,7 @@ fn nothing_piles_up_while_the_intake_is_full() {
         rig.turn();
         rig.guest.scribble_index(1, 5000);
         rig.guest.signal();
+        rig.xen.raise_virq();
         rig.turn();
     }
     assert!(rig.front.untold.len() <= 2 && rig.front.listed.len() <= 4);
