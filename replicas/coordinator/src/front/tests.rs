@@ -8,6 +8,7 @@ use hypervisor::ring::IntakeReader;
 use hypervisor::xen::RING_BYTES;
 use hypervisor::xen::testing::{PlayedGuest, PlayedXen};
 use hypervisor::xen::{DomainId, RemotePort};
+use quickcheck::{Arbitrary, Gen, QuickCheck};
 use state_machine::{InputNo, Reader};
 use xenstore::wire::{self, MAX_PAYLOAD, MessageType};
 
@@ -369,4 +370,88 @@ fn nothing_piles_up_while_the_intake_is_full() {
     let closed = told.iter().position(|told| *told == Close(ConnId(2)));
     let opened = told.iter().position(|told| matches!(told, Open(_, GUEST)));
     assert!(closed.is_some() && closed < opened, "{told:?}");
+}
+
+/// What a hostile guest does between two turns of the host.
+#[derive(Clone, Debug)]
+enum Mischief {
+    Bytes(Vec<u8>),
+    Request(u8),
+    Word(u16, u32),
+    Index(u8, u32),
+    Read(u16),
+    Reconnect,
+    Answers,
+    Event(u16),
+    Introduce,
+}
+
+impl Arbitrary for Mischief {
+    fn arbitrary(g: &mut Gen) -> Self {
+        match u8::arbitrary(g) % 12 {
+            0 => Self::Bytes(Vec::arbitrary(g)),
+            1..=3 => Self::Request(u8::arbitrary(g)),
+            4 => Self::Word(u16::arbitrary(g), u32::arbitrary(g)),
+            5 => Self::Index(u8::arbitrary(g), u32::arbitrary(g) % 3000),
+            6 => Self::Read(u16::arbitrary(g)),
+            7 | 8 => Self::Reconnect,
+            9 => Self::Answers,
+            10 => Self::Event(u16::arbitrary(g) % 5000),
+            _ => Self::Introduce,
+        }
+    }
+}
+
+/// Connections are opened and closed in turn, nothing comes over one that is not
+/// open, all stays within bounds, and another domain is served as if nothing was.
+#[test]
+fn a_hostile_guest_hurts_itself_alone() {
+    fn property(moves: Vec<Mischief>) -> bool {
+        let mut rig = Rig::introduced();
+        let (mut open, mut asked_for) = (vec![ConnId(2)], 0);
+        for (no, step) in (0_u32..).zip(moves) {
+            match step {
+                Mischief::Bytes(bytes) => _ = rig.guest.write(&bytes),
+                Mischief::Request(len) => _ = rig.guest.write(&request(no, &vec![1; len.into()])),
+                Mischief::Word(word, value) => rig.guest.scribble(word.into(), value),
+                Mischief::Index(word, value) => rig.guest.scribble_index(word.into(), value),
+                Mischief::Read(most) => _ = rig.guest.read(most.into()),
+                Mischief::Reconnect => rig.guest.reconnect(),
+                Mischief::Answers => {
+                    for _ in 0..std::mem::take(&mut asked_for) {
+                        rig.answer(open.first().copied().unwrap_or(ConnId(2)), &[2; 40]);
+                    }
+                }
+                Mischief::Event(len) => {
+                    let conn = open.first().copied().unwrap_or(ConnId(2));
+                    rig.front.event(conn, &vec![3; len.into()], &mut rig.inlet);
+                }
+                Mischief::Introduce => rig.introduce(),
+            }
+            rig.guest.signal();
+            let frame = request(no, b"sane\0");
+            rig.control.write(&frame);
+            let mut sane = 0;
+            for told in rig.told() {
+                match told {
+                    Open(conn, GUEST) if open.is_empty() => {
+                        open.push(conn);
+                        asked_for = 0;
+                    }
+                    Close(conn) if open == [conn] => open.clear(),
+                    Told::Request(ConnId(1), told) => sane += u32::from(told == frame),
+                    Told::Request(conn, _) if open == [conn] => asked_for += 1,
+                    told => panic!("{told:?} with {open:?}"),
+                }
+            }
+            assert!(sane == 1 && asked_for <= OUTSTANDING);
+            rig.answer(ConnId(1), b"OK");
+            rig.turn();
+            assert_eq!(rig.control.read(usize::MAX), b"OK");
+            let load = rig.front.loads().find(|load| load.conn != ConnId(1)).unwrap();
+            assert!(load.unsent_bytes <= limits().backlog_bytes + 5000 + 1000);
+        }
+        true
+    }
+    QuickCheck::new().tests(300).quickcheck(property as fn(Vec<Mischief>) -> bool);
 }
