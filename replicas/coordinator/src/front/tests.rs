@@ -366,6 +366,9 @@ fn nothing_piles_up_while_the_intake_is_full() {
     }
     rig.inlet.release(last).unwrap();
     rig.seen.seek_oldest();
+    // The guest notices first.
+    rig.guest.reconnect();
+    rig.front.rings_ready(&mut rig.inlet);
     let told = rig.told();
     let closed = told.iter().position(|told| *told == Close(ConnId(2)));
     let opened = told.iter().position(|told| matches!(told, Open(_, GUEST)));
