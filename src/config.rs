@@ -86,6 +86,8 @@ pub struct XenstoreConfig {
     pub max_connections: u32,
     /// How much may wait for a client that does not read, KiB.
     pub client_backlog_kib: u32,
+    /// Whether the rings of Xen's domains are served.
+    pub rings: bool,
     /// Where clients find their sockets; in the run directory if it is not set.
     pub socket_dir: Option<PathBuf>,
     /// What a guest may use.
@@ -232,6 +234,7 @@ impl Default for Config {
                 guest_sockets: true,
                 max_connections: 4096,
                 client_backlog_kib: 1024,
+                rings: false,
                 socket_dir: None,
                 quotas: Quotas {
                     nodes: 1000,

@@ -112,7 +112,7 @@ fn a_daemon_in_the_place_of_xens_is_found_where_that_would_be() {
     let (run_dir, sockets) = (dir.path().join("run"), dir.path().join("xenstored"));
     let pid_file = dir.path().join("xenstored.pid");
     let start = || {
-        let mut command = command(&run_dir, &["xenstored", "-W", "77", "--output-pid"]);
+        let mut command = command(&run_dir, &["xenstored", "-D", "-W", "77", "--output-pid"]);
         let command = command.arg("--pid-file").arg(&pid_file).env("XENSTORED_RUNDIR", &sockets);
         command.output().expect("runs")
     };

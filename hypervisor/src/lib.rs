@@ -1,7 +1,7 @@
 //! What a hypervisor gives to the replicas of a component, on a plain Linux
 //! host: domains (processes for now), shared memory, rings, doorbells, heartbeat
-//! pages, a quick death notice, a sandbox, the monitor that judges hangs, and
-//! small virtual machines.
+//! pages, a quick death notice, a sandbox, the monitor that judges hangs, small
+//! virtual machines, and, on a Xen host, the rings of other domains.
 //!
 //! All `unsafe` code of the project is in this crate; what it exports is safe.
 //! The other side of any shared memory is taken to be hostile and mortal at any
@@ -18,5 +18,6 @@ pub mod monitor;
 pub mod ring;
 pub mod sandbox;
 pub mod waiting;
+pub mod xen;
 
 pub use id::{Generation, ReplicaId, SLOTS, SlotId};

@@ -12,10 +12,10 @@
 
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -128,7 +128,7 @@ impl Segment {
     }
 
     fn map(&self, prot: ProtFlags, fuse: Option<Arc<Fuse>>) -> Result<View, MemoryError> {
-        let mapping = Mapping::new(&self.fd, self.len, prot, fuse)?;
+        let mapping = Mapping::new(self.fd.as_fd(), 0, self.len, prot, fuse)?;
         Ok(View { base: mapping.base, len: self.len, mapping: Arc::new(mapping) })
     }
 
@@ -187,7 +187,6 @@ impl Segment {
     /// The segment's descriptor.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
         self.fd.as_fd()
     }
 }
@@ -247,16 +246,18 @@ struct Mapping {
 
 impl Mapping {
     fn new(
-        fd: &OwnedFd,
+        fd: BorrowedFd<'_>,
+        offset_bytes: u64,
         len: usize,
         prot: ProtFlags,
         fuse: Option<Arc<Fuse>>,
     ) -> Result<Self, MemoryError> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no
         // memory of ours; it is unmapped only by `drop`, when no view is left.
-        let base =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }
-                .map_err(system("mmap"))?;
+        let base = unsafe {
+            rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset_bytes)
+        }
+        .map_err(system("mmap"))?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Length { found: len })?;
         Ok(Self { base, len, fuse })
     }
@@ -378,6 +379,15 @@ impl View {
         // SAFETY: in bounds and aligned, as asserted; accessed atomically by all.
         unsafe { AtomicU32::from_ptr(self.base.add(offset).cast::<u32>().as_ptr()) }
     }
+
+    /// The bytes from `offset` on, for memory whose layout others have laid down
+    /// and that has no words of ours.
+    pub(crate) fn atomic_bytes(&self, offset: usize, len: usize) -> &[AtomicU8] {
+        assert!(offset <= self.len && len <= self.len - offset, "bytes lie inside their range");
+        // SAFETY: in bounds, as asserted, and of no alignment; an AtomicU8 has the
+        // layout of a byte and may change under a shared reference.
+        unsafe { std::slice::from_raw_parts(self.base.add(offset).cast().as_ptr(), len) }
+    }
 }
 
 /// A range of shared memory that we may read and write.
@@ -395,6 +405,21 @@ impl std::ops::Deref for ViewMut {
 }
 
 impl ViewMut {
+    /// Maps one page that a device shares at `offset_bytes`. The caller knows that
+    /// the device does not take it away as long as it is mapped.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn map_device_page(
+        device: BorrowedFd<'_>,
+        offset_bytes: u64,
+    ) -> Result<Self, MemoryError> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let mapping = Mapping::new(device, offset_bytes, PAGE_BYTES, prot, None)?;
+        let view = View { base: mapping.base, len: PAGE_BYTES, mapping: Arc::new(mapping) };
+        Ok(Self { view })
+    }
+
     /// A part of this range. `offset` must be a multiple of [`WORD_BYTES`].
     #[must_use]
     pub fn part_mut(&self, offset: usize, len: usize) -> Self {
@@ -411,6 +436,11 @@ impl ViewMut {
     #[inline]
     fn lives(&self) -> bool {
         self.view.mapping.fuse.as_ref().is_none_or(|fuse| fuse.burn())
+    }
+
+    /// Where the range lies in this process, for calls that take an address.
+    pub(crate) fn address(&self) -> u64 {
+        self.view.base.as_ptr().expose_provenance() as u64
     }
 
     /// The fuse behind which this memory lies, if there is one.

@@ -1,7 +1,8 @@
 //! `rvmm xenstored`: in the place of Xen's own daemon, with its flags.
 //!
 //! As that one, it serves at `$XENSTORED_RUNDIR/socket`, else at
-//! `/run/xenstored/socket`, and leaves itself behind in the background once it does.
+//! `/run/xenstored/socket`, and over the rings of domains, and leaves itself behind in
+//! the background once it does.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ pub(super) struct Xenstored {
     /// Write the daemon's process id to this file
     #[arg(short = 'F', long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// Serve sockets only, not the rings of Xen's domains
+    #[arg(short = 'D', long)]
+    no_domain_init: bool,
     /// Stay in the foreground
     #[arg(short = 'N', long)]
     no_fork: bool,
@@ -71,8 +75,6 @@ pub(super) struct Xenstored {
 /// What Xen's daemon knows and this one does not do. Each is refused by its name.
 #[derive(Debug, Args)]
 struct Unsupported {
-    #[arg(short = 'D', long, hide = true)]
-    no_domain_init: bool,
     #[arg(short = 'T', long, hide = true)]
     trace_file: Option<PathBuf>,
     #[arg(short = 'R', long, hide = true)]
@@ -97,7 +99,6 @@ impl Unsupported {
     /// The first one that was given.
     fn given(&self) -> Option<&'static str> {
         let all = [
-            (self.no_domain_init, "--no-domain-init"),
             (self.trace_file.is_some(), "--trace-file"),
             (self.no_recovery, "--no-recovery"),
             (self.preserve_local, "--preserve-local"),
@@ -135,6 +136,7 @@ impl Xenstored {
             sources.flags.push(given("--verbose", "log", "debug".into()));
         }
         let mut loaded = Loaded::load(&sources)?;
+        loaded.config.xenstore.rings = !self.no_domain_init;
         let socket_dir = &mut loaded.config.xenstore.socket_dir;
         if socket_dir.is_none() {
             let dir = std::env::var_os(SOCKET_DIR_ENV).filter(|dir| !dir.is_empty());
@@ -202,6 +204,7 @@ mod tests {
         let words = "-E 7 --entry-size 8 -W 9 -t 10 -A 11 -M 12 -Q memory=13 -Q nodes=14 -V -N";
         let words: Vec<_> = words.split(' ').collect();
         let config = parse(&words).load().expect("is a configuration").config;
+        assert!(config.xenstore.rings);
         let quotas = config.xenstore.quotas;
         assert_eq!((quotas.nodes, quotas.node_size, quotas.watches), (14, 8, 9));
         assert_eq!((quotas.transactions, quotas.node_permissions, quotas.path_max), (10, 11, 12));

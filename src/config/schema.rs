@@ -100,6 +100,8 @@ pub const KEYS: &[Key] = keys! {
         "how many clients may be connected at once; more are turned away";
     "xenstore.client_backlog_kib" => xenstore.client_backlog_kib, whole(16, 65_536),
         "how much may wait for a client that does not read, KiB; beyond, it is disconnected";
+    "xenstore.rings" => xenstore.rings, Allowed::Switch,
+        "whether the rings of Xen's domains are served; needs Xen's control domain, without another xenstored";
     "xenstore.socket_dir" => xenstore.socket_dir, Allowed::Path,
         "where xenstore's sockets live, if not in the run directory's xenstored";
     "xenstore.quotas.nodes" => xenstore.quotas.nodes, QUOTA,

@@ -90,7 +90,7 @@ rvmm.toml:1: log = \"loud\" is refused; allowed: \"error\" or \"warn\" or \"info
 rvmm.toml:3: xenstore.replicas = 9 is refused; allowed: a whole number from 1 to 7
 rvmm.toml:5: unknown key xenstore.speling; allowed in [xenstore]: replicas, ack, durability, \
 rebuild, backend, lockstep, affinity, front_spin_us, commit_spin_us, replica_spin_us, intake_kib, output_kib, \
-guest_sockets, max_connections, client_backlog_kib, socket_dir, quotas
+guest_sockets, max_connections, client_backlog_kib, rings, socket_dir, quotas
 rvmm.toml:6: xenstore.intake_kib = 1000 is refused; allowed: a power of two from 64 to 65536
 rvmm.toml:7: xenstore.rebuild = \"yes\" is refused; allowed: true or false
 rvmm.toml:8: xenstore.affinity cannot be of type array; allowed: \"auto\", \"off\" or the number of a core

@@ -14,6 +14,7 @@ use coordinator::{DeathWatch, Domain, LogOnDisk, Platform, PlatformError, Token,
 use hypervisor::domain::{CpuTimes, Limits, ProcessDomain, SpawnSpec};
 use hypervisor::fabric::ReplicaPageView;
 use hypervisor::waiting::pin_process;
+use hypervisor::xen::{Xen, XenHost};
 use hypervisor::{ReplicaId, SlotId};
 use replica::spec::{Backend, ReplicaSpec, Storage};
 use rustix::event::epoll;
@@ -209,6 +210,14 @@ impl Platform for Machine {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(at(&path)(error)),
         }
+    }
+
+    fn xen(&mut self) -> Result<Option<Box<dyn XenHost>>, PlatformError> {
+        if !self.settings.config.xenstore.rings {
+            return Ok(None);
+        }
+        let xen = Xen::open().map_err(|error| PlatformError(error.to_string()))?;
+        Ok(Some(Box::new(xen)))
     }
 
     fn remember(&mut self, used: &Used) -> Result<(), PlatformError> {

@@ -1,6 +1,7 @@
 //! The way out: what the primary says is delivered, once.
 
 use hypervisor::decision::Cause;
+use hypervisor::xen::RemotePort;
 use hypervisor::{Generation, SlotId};
 use replica::protocol::FromReplica;
 use state_machine::{ConnId, Output, OutputNo};
@@ -134,7 +135,8 @@ impl<P: Platform> Coordinator<P> {
     /// Does what the component wants done in the world.
     fn carry_out(&mut self, effect: &[u8]) {
         match Effect::decode(effect) {
-            Ok(Effect::DomainIntroduced { domid, .. }) => {
+            Ok(Effect::DomainIntroduced { domid, evtchn, .. }) => {
+                self.front.introduce_ring(domid, RemotePort(evtchn), &mut self.inlet);
                 if self.settings.guest_sockets
                     && let Err(error) = self.front.listen(domid)
                 {
@@ -142,7 +144,10 @@ impl<P: Platform> Coordinator<P> {
                     self.events.warn(&[Tag::Client], format!("{}: {error}", path.display()));
                 }
             }
-            Ok(Effect::DomainReleased { domid }) => self.front.unlisten(domid, &mut self.inlet),
+            Ok(Effect::DomainReleased { domid }) => {
+                self.front.remove_ring(domid, &mut self.inlet);
+                self.front.unlisten(domid, &mut self.inlet);
+            }
             Ok(Effect::Print { text }) => {
                 self.events.info(&[Tag::Xenstore], String::from_utf8_lossy(&text).into_owned());
             }

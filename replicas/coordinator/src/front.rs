@@ -1,5 +1,5 @@
-//! The front door: clients' sockets on one side, inputs and outputs on the
-//! other.
+//! The front door: clients' sockets, and on a Xen host the rings of domains, on
+//! one side, inputs and outputs on the other.
 //!
 //! Per connection, the order of requests is the order of their numbers, and
 //! with one precaution also of their effects: a request that goes through the
@@ -9,9 +9,14 @@
 //!
 //! Everything here is bounded. A connection with too many requests under way,
 //! or whose client does not read, is not read from until that has changed; one
-//! that lets events pile up beyond the limit is closed. Nobody else waits.
+//! that lets events pile up beyond the limit is closed. Nobody else waits. A
+//! domain's kernel cannot come back to a ring that was closed; so it misses the
+//! events beyond the limit, as with Xen's own daemons.
 
+mod channel;
 mod client;
+mod ring;
+mod rings;
 mod socket;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -21,12 +26,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hypervisor::ReplicaId;
+use hypervisor::xen::RingFault;
 use rustix::event::epoll;
 use state_machine::{ConnId, DomId, Input};
 
 use crate::events::{Events, Tag};
 use crate::inlet::Inlet;
+use channel::Channel;
 use client::{Client, Pumped};
+use rings::Rings;
+use socket::Socket;
 
 /// Bounds of the front door.
 #[derive(Clone, Copy, Debug)]
@@ -75,12 +84,15 @@ pub enum Token {
     Listener(DomId),
     /// A connection.
     Conn(ConnId),
+    /// The event channels of domains' rings.
+    Rings,
 }
 
 impl Token {
     const LOOP: u64 = 1 << 62;
     const REPLICA: u64 = 1 << 61;
     const LISTENER: u64 = 1 << 63;
+    const RINGS: u64 = 1 << 60;
 
     /// The token as epoll's user data.
     #[must_use]
@@ -90,6 +102,7 @@ impl Token {
             Self::Replica(id) => Self::REPLICA | id.0,
             Self::Listener(domid) => Self::LISTENER | u64::from(domid.0),
             Self::Conn(conn) => conn.0,
+            Self::Rings => Self::RINGS,
         })
     }
 
@@ -103,13 +116,15 @@ impl Token {
             Self::Loop((word & 0xffff_ffff) as u32)
         } else if word & Self::REPLICA != 0 {
             Self::Replica(ReplicaId(word & !Self::REPLICA))
+        } else if word & Self::RINGS != 0 {
+            Self::Rings
         } else {
             Self::Conn(ConnId(word))
         }
     }
 }
 
-/// The sockets of one component.
+/// The sockets and rings of one component.
 pub(crate) struct Front {
     epoll: Arc<OwnedFd>,
     limits: FrontLimits,
@@ -129,8 +144,11 @@ pub(crate) struct Front {
     /// Clients that wait for their turn: the intake had no room for their next
     /// request, or their socket may have more to read.
     listed: VecDeque<ConnId>,
-    /// Connections that ended, and for which the component was not told yet.
-    ended: VecDeque<ConnId>,
+    /// What the component was not told yet: connections that ended, and domains
+    /// that are gone.
+    untold: VecDeque<Input<'static>>,
+    /// On a Xen host.
+    rings: Option<Rings>,
     buffer: Box<[u8]>,
 }
 
@@ -158,7 +176,8 @@ impl Front {
             refused: 0,
             unsent: Vec::new(),
             listed: VecDeque::new(),
-            ended: VecDeque::new(),
+            untold: VecDeque::new(),
+            rings: None,
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
         }
     }
@@ -262,16 +281,17 @@ impl Front {
         // A map has no order that could be repeated.
         theirs.sort_unstable();
         for conn in theirs {
-            self.end(conn, inlet);
+            drop(self.finish(conn, inlet));
         }
     }
 
-    /// Closes every socket; for the end of the host.
+    /// Closes every socket and lets go of every ring; for the end of the host.
     pub(crate) fn close(&mut self) {
         for (domid, _) in std::mem::take(&mut self.listeners) {
             let _ = std::fs::remove_file(self.socket_path(domid));
         }
         self.clients.clear();
+        self.stop_rings();
     }
 
     /// Takes the connections that wait at a listener.
@@ -305,8 +325,9 @@ impl Front {
             }
             self.told_deaf = false;
             let conn = self.take_conn();
-            match Client::new(conn, domid, stream, &self.epoll) {
-                Ok(client) => {
+            match Socket::new(conn, stream, &self.epoll) {
+                Ok(socket) => {
+                    let client = Client::new(conn, domid, Channel::Socket(socket));
                     self.clients.insert(conn, client);
                     self.pump(conn, inlet);
                 }
@@ -334,10 +355,14 @@ impl Front {
     fn read(&mut self, conn: ConnId, inlet: &mut Inlet) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         match client.read(&mut self.buffer, &self.epoll) {
-            Ok(()) => self.pump(conn, inlet),
+            Ok(()) => {
+                if self.announce(conn, inlet) {
+                    self.pump(conn, inlet);
+                }
+            }
             Err(error) => {
                 self.events.warn(&[Tag::Client], format!("connection {conn}: {error}"));
-                self.end(conn, inlet);
+                self.end(conn, RingFault::Index, inlet);
             }
         }
     }
@@ -349,11 +374,18 @@ impl Front {
             // It gets its turn, after those listed before it.
             return;
         }
+        if client.ring().is_some_and(|ring| !ring.is_served()) {
+            return;
+        }
         let outstanding = self.limits.outstanding_of(client.domid());
-        match client.pump(inlet, outstanding) {
+        // A ring's next connection begins when the component knows that its last
+        // one has ended.
+        let early = !client.was_opened() && client.ring().is_some() && !self.untold.is_empty();
+        let pumped = if early { Pumped::IntakeFull } else { client.pump(inlet, outstanding) };
+        match pumped {
             // What a client asked before it hung up is still done.
             Pumped::Done if client.has_hung_up() => {
-                self.end(conn, inlet);
+                self.end(conn, RingFault::Communication, inlet);
                 return;
             }
             Pumped::Done | Pumped::Waits => {}
@@ -363,7 +395,7 @@ impl Front {
             }
             Pumped::Broken(why) => {
                 self.events.warn(&[Tag::Client], format!("connection {conn} closed: {why}"));
-                self.end(conn, inlet);
+                self.end(conn, RingFault::Protocol, inlet);
                 return;
             }
         }
@@ -389,13 +421,31 @@ impl Front {
 
     /// Delivers an event.
     pub(crate) fn event(&mut self, conn: ConnId, frame: &[u8], inlet: &mut Inlet) {
+        if let Some(client) = self.clients.get_mut(&conn)
+            && client.ring().is_some()
+            && client.unsent_bytes() > self.limits.backlog_bytes
+        {
+            if client.miss_event() {
+                self.events.warn(
+                    &[Tag::Client],
+                    format!(
+                        "domain {} misses events: it does not read, and {} bytes wait for it \
+                         (client_backlog_kib)",
+                        client.domid(),
+                        client.unsent_bytes()
+                    ),
+                );
+            }
+            return;
+        }
         self.queue(conn, frame, inlet);
     }
 
     fn queue(&mut self, conn: ConnId, frame: &[u8], inlet: &mut Inlet) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         client.queue(frame);
-        if client.unsent_bytes() > self.limits.backlog_bytes {
+        // The answers that a ring waits for are bounded by its requests under way.
+        if client.unsent_bytes() > self.limits.backlog_bytes && client.ring().is_none() {
             self.events.warn(
                 &[Tag::Client],
                 format!(
@@ -404,7 +454,7 @@ impl Front {
                     client.unsent_bytes()
                 ),
             );
-            self.end(conn, inlet);
+            drop(self.finish(conn, inlet));
             return;
         }
         if client.mark_unsent() {
@@ -428,21 +478,21 @@ impl Front {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         match client.send(&self.epoll) {
             Ok(goes_on) => {
-                if goes_on {
+                if self.announce(conn, inlet) && goes_on {
                     self.pump(conn, inlet);
                 }
             }
-            Err(_) => self.end(conn, inlet),
+            Err(_) => self.end(conn, RingFault::Index, inlet),
         }
     }
 
     /// Goes on with what could not be done when it came.
     pub(crate) fn go_on(&mut self, inlet: &mut Inlet) {
-        while let Some(&conn) = self.ended.front() {
-            if inlet.push(&Input::Close { conn }).is_err() {
+        while let Some(input) = self.untold.front() {
+            if inlet.push(input).is_err() {
                 return;
             }
-            self.ended.pop_front();
+            self.untold.pop_front();
         }
         for _ in 0..self.listed.len() {
             let Some(conn) = self.listed.pop_front() else { break };
@@ -459,15 +509,39 @@ impl Front {
         self.listed.iter().any(|conn| self.clients.get(conn).is_some_and(Client::wants_to_read))
     }
 
-    /// A connection is over; the component is told so, after all it asked.
-    fn end(&mut self, conn: ConnId, inlet: &mut Inlet) {
-        let Some(client) = self.clients.remove(&conn) else { return };
-        if !client.was_opened() {
-            return;
+    /// A connection is over. The ring over which it came, if it came over one,
+    /// shows `fault` unless it shows another, and waits for its domain to begin
+    /// anew.
+    fn end(&mut self, conn: ConnId, fault: RingFault, inlet: &mut Inlet) {
+        if self.clients.get(&conn).is_some_and(|client| client.ring().is_some()) {
+            let next = self.renew(conn, |ring| ring.fail(fault), inlet);
+            self.announce(next, inlet);
+        } else {
+            drop(self.finish(conn, inlet));
         }
-        drop(client);
-        if !self.ended.is_empty() || inlet.push(&Input::Close { conn }).is_err() {
-            self.ended.push_back(conn);
+    }
+
+    /// A connection is over; the component is told so, after all it asked. Gives
+    /// the ring back over which it came.
+    fn finish(&mut self, conn: ConnId, inlet: &mut Inlet) -> Option<ring::Ring> {
+        let client = self.clients.remove(&conn)?;
+        let opened = client.was_opened();
+        let ring = client.into_ring();
+        if opened {
+            self.tell(Input::Close { conn }, inlet);
+        }
+        ring
+    }
+
+    /// Tells the component, as soon as there is room.
+    fn tell(&mut self, input: Input<'static>, inlet: &mut Inlet) {
+        // What waits to be told need not be told twice.
+        let waits = self.untold.back() == Some(&input);
+        if !waits && (!self.untold.is_empty() || inlet.push(&input).is_err()) {
+            self.untold.push_back(input);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use consensus::LogState;
 use hypervisor::decision::Cause;
 use hypervisor::domain::CpuTimes;
 use hypervisor::fabric::ReplicaPageView;
+use hypervisor::xen::XenHost;
 use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::spec::{Backend, ReplicaSpec, Storage};
 use serde::{Deserialize, Serialize};
@@ -176,6 +177,15 @@ pub trait Platform {
     /// # Errors
     /// When the disk refuses.
     fn remember(&mut self, used: &Used) -> Result<(), PlatformError>;
+
+    /// The Xen below, when the rings of its domains are to be served. Asked for
+    /// once, when the component begins to serve.
+    ///
+    /// # Errors
+    /// When they are to be served, and cannot.
+    fn xen(&mut self) -> Result<Option<Box<dyn XenHost>>, PlatformError> {
+        Ok(None)
+    }
 
     /// Is told what happens; for those who watch a coordinator at work.
     fn observe(&mut self, seen: Observed<'_>) {

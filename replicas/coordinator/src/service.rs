@@ -50,7 +50,7 @@ pub struct Deliveries {
 pub enum News {
     /// The component serves for the first time.
     Serves,
-    /// It will not: clients' sockets cannot be made.
+    /// It will not: clients' sockets cannot be made, or rings not be served.
     CannotServe(String),
     /// The state is gone, and no disk has it.
     Lost,
@@ -232,6 +232,7 @@ impl<P: Platform> Coordinator<P> {
                 self.group.platform_mut().observe(Observed::Accepted { domid, first, end });
             }
             Token::Conn(conn) => self.front.ready(conn, flags, &mut self.inlet),
+            Token::Rings => self.front.rings_ready(&mut self.inlet),
         }
     }
 
@@ -314,11 +315,24 @@ impl<P: Platform> Coordinator<P> {
             self.news.push(News::CannotServe(error.to_string()));
             return;
         }
+        if let Err(why) = self.serve_rings() {
+            self.events.error(&[Tag::Host], format!("rings of domains: {why}"));
+            self.news.push(News::CannotServe(why.to_string()));
+            return;
+        }
         self.events.info(
             &[Tag::Host, Tag::Xenstore],
             format!("serving at {}", self.front.socket_path(DomId(0)).display()),
         );
         self.news.push(News::Serves);
+    }
+
+    /// Connects to the rings of Xen's domains, on a host that has some.
+    fn serve_rings(&mut self) -> Result<(), PlatformError> {
+        let Some(xen) = self.group.platform_mut().xen()? else { return Ok(()) };
+        self.front
+            .serve_rings(xen, &mut self.inlet)
+            .map_err(|error| PlatformError(error.to_string()))
     }
 
     fn lost(&mut self) {

@@ -53,6 +53,9 @@ pub enum Input<'a> {
         /// The domain.
         domid: DomId,
     },
+    /// The hypervisor says that some domain has shut down, and is still there. It
+    /// does not say which.
+    DomainShutDown,
     /// An operator's injected fault: kills whoever applies it. Answered on
     /// [`ConnId::HOST`] with an error once it is quarantined.
     Poison,
@@ -66,7 +69,7 @@ impl<'a> Input<'a> {
             Self::Open { conn, .. } | Self::Close { conn } | Self::Request { conn, .. } => {
                 Some(conn)
             }
-            Self::Boot | Self::DomainGone { .. } | Self::Poison => None,
+            Self::Boot | Self::DomainGone { .. } | Self::DomainShutDown | Self::Poison => None,
         }
     }
 
@@ -94,6 +97,7 @@ impl<'a> Input<'a> {
                 out.extend_from_slice(&domid.0.to_le_bytes());
             }
             Self::Poison => out.push(5),
+            Self::DomainShutDown => out.push(6),
         }
     }
 
@@ -110,6 +114,7 @@ impl<'a> Input<'a> {
             3 => Self::Request { conn: ConnId(reader.u64()?), frame: reader.block()? },
             4 => Self::DomainGone { domid: DomId(reader.u16()?) },
             5 => Self::Poison,
+            6 => Self::DomainShutDown,
             tag => return Err(CodecError::UnknownTag(tag)),
         };
         Ok((no, input))

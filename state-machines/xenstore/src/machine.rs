@@ -327,6 +327,13 @@ impl Xenstore {
         self.event = event;
         Ok(())
     }
+
+    fn shut_down(&mut self, out: &mut dyn Outputs) {
+        let mut event = core::mem::take(&mut self.event);
+        let mut events = Events { out, frame: &mut event, graves: &mut self.graves };
+        domains::shut_down(&self.state, &mut events);
+        self.event = event;
+    }
 }
 
 /// The header of a request, if `input` is one that has a header.
@@ -366,6 +373,7 @@ impl StateMachine for Xenstore {
             Input::Close { conn } => self.state.drop_conn(conn),
             Input::Request { conn, frame } => return self.request(conn, frame, out),
             Input::DomainGone { domid } => return self.gone(domid, out),
+            Input::DomainShutDown => self.shut_down(out),
             Input::Poison => {
                 return Err(Corruption { what: alloc::format!("input {no} is poisoned") });
             }

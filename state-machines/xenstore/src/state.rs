@@ -311,8 +311,9 @@ impl State {
             .any(|(perms, generation)| perms.rights(&caller, *generation).allow(Rights::READ))
     }
 
-    /// Fires the watches on a special event about a domain.
-    pub(crate) fn fire_special(&self, name: &[u8], domid: DomId, events: &mut Events<'_>) {
+    /// Fires the watches on a special event about a domain. Of one that is not
+    /// known, only those hear that do not want to know.
+    pub(crate) fn fire_special(&self, name: &[u8], domid: Option<DomId>, events: &mut Events<'_>) {
         let Some(node) = self.store.tree().special(name) else { return };
         // Special nodes have no parent: who reads the root may not know of them.
         let readable = [(&**node.perms(), node.generation())];
@@ -321,6 +322,7 @@ impl State {
         if let Ok(path) = special(&text) {
             self.fire(&path, Match::WithoutDepth, &readable, events);
         }
+        let Some(domid) = domid else { return };
         text.push(b'/');
         decimal::put(u64::from(domid.0), &mut text);
         if let Ok(path) = special(&text) {

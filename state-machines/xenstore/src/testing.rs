@@ -326,6 +326,7 @@ impl Inventor {
             1..=3 => return Input::Open { conn, domid: domid(conn) },
             4 => return Input::DomainGone { domid: DomId(self.below(8) as u16) },
             5 if self.below(5) == 0 => return Input::Boot,
+            6 => return Input::DomainShutDown,
             _ => {}
         }
         let (kind, payload) = self.request();

@@ -1,13 +1,14 @@
 //! One client's connection.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 
+use hypervisor::xen::Port;
 use state_machine::{ConnId, DomId, Input};
 use teeth::Bug;
 use xenstore::wire::{self, Errno, Framer, HEADER_LEN, Step};
 
-use super::socket::Socket;
+use super::channel::Channel;
+use super::ring::Ring;
 use crate::inlet::Inlet;
 
 /// Unsent bytes at which no more requests are taken from a client.
@@ -33,7 +34,7 @@ pub(super) enum Pumped {
 pub(super) struct Client {
     conn: ConnId,
     domid: DomId,
-    socket: Socket,
+    channel: Channel,
     framer: Framer,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
@@ -44,19 +45,16 @@ pub(super) struct Client {
     /// Waits for its turn, on the list of those.
     listed: bool,
     listed_unsent: bool,
+    /// Events for it were dropped.
+    misses_events: bool,
 }
 
 impl Client {
-    pub(super) fn new(
-        conn: ConnId,
-        domid: DomId,
-        stream: UnixStream,
-        epoll: &OwnedFd,
-    ) -> std::io::Result<Self> {
-        Ok(Self {
+    pub(super) fn new(conn: ConnId, domid: DomId, channel: Channel) -> Self {
+        Self {
             conn,
             domid,
-            socket: Socket::new(conn, stream, epoll)?,
+            channel,
             framer: Framer::default(),
             inbox: Vec::new(),
             outbox: Vec::new(),
@@ -66,7 +64,33 @@ impl Client {
             waits: false,
             listed: false,
             listed_unsent: false,
-        })
+            misses_events: false,
+        }
+    }
+
+    /// Its ring, if that is what it comes over.
+    pub(super) fn ring(&self) -> Option<&Ring> {
+        self.channel.ring()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn ring_mut(&mut self) -> Option<&mut Ring> {
+        self.channel.ring_mut()
+    }
+
+    /// The ring that is left when the connection over it has ended.
+    pub(super) fn into_ring(self) -> Option<Ring> {
+        self.channel.into_ring()
+    }
+
+    /// Over which port somebody has to be signalled, if so.
+    pub(super) fn take_notice(&mut self) -> Option<Port> {
+        self.channel.ring_mut()?.take_notice()
+    }
+
+    /// Notes that an event for it was dropped; whether it was the first.
+    pub(super) fn miss_event(&mut self) -> bool {
+        !std::mem::replace(&mut self.misses_events, true)
     }
 
     pub(super) fn domid(&self) -> DomId {
@@ -112,17 +136,17 @@ impl Client {
 
     /// Whether the client has closed its end.
     pub(super) fn has_hung_up(&self) -> bool {
-        self.socket.has_hung_up()
+        self.channel.has_hung_up()
     }
 
     /// Notes that there is something to read.
     pub(super) fn is_readable(&mut self) {
-        self.socket.is_readable();
+        self.channel.is_readable();
     }
 
     /// Whether there may be something to read, and room for it.
     pub(super) fn wants_to_read(&self) -> bool {
-        self.socket.may_have_more() && self.inbox.len() < INBOX_BYTES
+        self.channel.may_have_more() && self.inbox.len() < INBOX_BYTES
     }
 
     /// Reads what has come, if there is room for it, or notes that the client has
@@ -131,8 +155,13 @@ impl Client {
         if self.wants_to_read() {
             // Who has asked one thing sleeps until that is answered.
             let lazily = self.under_way == 0 && self.inbox.is_empty() && !self.has_unsent();
-            let len = self.socket.read(buffer, lazily, epoll)?;
-            self.inbox.extend_from_slice(&buffer[..len]);
+            match &mut self.channel {
+                Channel::Socket(socket) => {
+                    let len = socket.read(buffer, lazily, epoll)?;
+                    self.inbox.extend_from_slice(&buffer[..len]);
+                }
+                Channel::Ring(ring) => ring.read(&mut self.inbox)?,
+            }
         }
         Ok(())
     }
@@ -156,6 +185,10 @@ impl Client {
                 Step::NeedMore(_) => break Pumped::Done,
                 Step::Skip(len) => at += len,
                 Step::Close(_) => break Pumped::Broken("a frame of absurd length"),
+                // As Xen's own daemons do: a kernel knows the limit.
+                Step::Oversized(_) if self.channel.is_ring() => {
+                    break Pumped::Broken("a frame longer than the protocol allows");
+                }
                 Step::Oversized(header) => {
                     // Its error must not overtake earlier answers.
                     if self.under_way > 0 {
@@ -184,7 +217,7 @@ impl Client {
         self.inbox.drain(..at);
         self.waits = pumped == Pumped::Waits;
         // Without a request under way nothing will go out that wakes it anyway.
-        if self.under_way == 0 && !self.has_unsent() && self.socket.settle().is_err() {
+        if self.under_way == 0 && !self.has_unsent() && self.channel.settle().is_err() {
             return Pumped::Broken("its socket fails");
         }
         pumped
@@ -204,7 +237,7 @@ impl Client {
     /// Sends as much as the socket takes; whether a request waited for that.
     pub(super) fn send(&mut self, epoll: &OwnedFd) -> std::io::Result<bool> {
         self.listed_unsent = false;
-        let sent = self.socket.send(&self.outbox, epoll)?;
+        let sent = self.channel.send(&self.outbox, epoll)?;
         self.outbox.drain(..sent);
         // One burst of events must not hold its memory for ever.
         if self.outbox.is_empty() && self.outbox.capacity() > UNSENT_SOFT_BYTES {

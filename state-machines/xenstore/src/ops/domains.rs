@@ -73,7 +73,7 @@ pub(crate) fn introduce(
             state.reset_conn(conn);
         }
     } else {
-        state.fire_special(INTRODUCE_DOMAIN, domid, events);
+        state.fire_special(INTRODUCE_DOMAIN, Some(domid), events);
     }
     emit(&Effect::DomainIntroduced { domid, gfn, evtchn }, events.out);
     Ok(())
@@ -130,10 +130,16 @@ pub(crate) fn gone(state: &mut State, domid: DomId, events: &mut Events<'_>) -> 
     }
     remove_nodes(state, domid, events)?;
     if was_live {
-        state.fire_special(RELEASE_DOMAIN, domid, events);
+        state.fire_special(RELEASE_DOMAIN, Some(domid), events);
         emit(&Effect::DomainReleased { domid }, events.out);
     }
     Ok(())
+}
+
+/// Some domain has shut down: whoever watches for the end of domains looks for
+/// itself which. As in Xen's own daemons, it hears of that as of a release.
+pub(crate) fn shut_down(state: &State, events: &mut Events<'_>) {
+    state.fire_special(RELEASE_DOMAIN, None, events);
 }
 
 /// Removes the nodes that a domain owns, with what is below them.

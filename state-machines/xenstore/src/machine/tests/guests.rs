@@ -167,6 +167,19 @@ fn a_released_domain_leaves_nothing() {
     assert_eq!(rig.fired(), []);
 }
 
+/// Toolstacks destroy a domain that has shut down; they hear of it as of a release.
+#[test]
+fn a_domain_that_has_shut_down_is_told_of_and_stays() {
+    let mut rig = rig();
+    rig.ok(Watch, b"@releaseDomain\0w\0");
+    as5(&mut rig, Write, b"a\0b").expect("its own");
+    rig.fired();
+    rig.input(&Input::DomainShutDown);
+    let fired: Vec<_> = rig.fired().into_iter().map(|(conn, path, _)| (conn, path)).collect();
+    assert_eq!(fired, [(1, b"@releaseDomain".to_vec())]);
+    assert_eq!((rig.effects.len(), as5(&mut rig, Read, b"a\0")), (0, Ok(b"b".to_vec())));
+}
+
 #[test]
 fn a_target_lends_its_rights() {
     let mut rig = rig();

@@ -1,0 +1,243 @@
+//! The rings of domains: who is connected over which, and what an event channel
+//! has to say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hypervisor::xen::{
+    DomainId, Port, RemotePort, RingFault, Start, StoreRing, Virq, XenError, XenHost,
+};
+use rustix::event::epoll;
+use state_machine::{ConnId, DomId, Input};
+
+use super::channel::Channel;
+use super::client::Client;
+use super::ring::Ring;
+use super::{Front, Token};
+use crate::events::Tag;
+use crate::inlet::Inlet;
+
+/// See the module.
+pub(super) struct Rings {
+    xen: Box<dyn XenHost>,
+    /// Where Xen says that some domain is not what it was.
+    deaths: Port,
+    by_domain: BTreeMap<DomId, Port>,
+    by_port: BTreeMap<Port, ConnId>,
+    /// Introduced domains to whose rings nobody could connect.
+    unconnected: BTreeSet<DomId>,
+    ports: Vec<Port>,
+}
+
+fn domain(domid: DomId) -> DomainId {
+    DomainId(domid.0)
+}
+
+impl Rings {
+    fn connect(
+        &mut self,
+        domid: DomId,
+        remote: RemotePort,
+        start: Start,
+    ) -> Result<Ring, XenError> {
+        let page = self.xen.map_ring(domain(domid))?;
+        let port = self.xen.bind(domain(domid), remote)?;
+        Ok(Ring::new(StoreRing::new(page, start), port))
+    }
+
+    /// Domains that are gone, by number. One about which Xen does not tell is not.
+    fn gone(&mut self) -> Vec<DomId> {
+        let guests = self.by_domain.iter().filter(|(domid, _)| domid.0 != 0);
+        let mut gone: Vec<_> = guests
+            .filter(|&(&domid, &port)| self.xen.is_gone(domain(domid), port).unwrap_or(false))
+            .map(|(&domid, _)| domid)
+            .collect();
+        let unconnected = self.unconnected.iter();
+        gone.extend(unconnected.filter(|&&domid| !self.xen.exists(domain(domid)).unwrap_or(true)));
+        gone
+    }
+}
+
+impl Front {
+    /// Begins to serve rings, with that of the control domain's own kernel.
+    ///
+    /// # Errors
+    /// [`XenError`] when Xen refuses: nothing is served then. When epoll does,
+    /// the same.
+    pub(crate) fn serve_rings(
+        &mut self,
+        mut xen: Box<dyn XenHost>,
+        inlet: &mut Inlet,
+    ) -> Result<(), XenError> {
+        let control = xen.control_port()?;
+        let deaths = xen.bind_virq(Virq::DomainException)?;
+        let mut rings = Rings {
+            xen,
+            deaths,
+            by_domain: BTreeMap::new(),
+            by_port: BTreeMap::new(),
+            unconnected: BTreeSet::new(),
+            ports: Vec::new(),
+        };
+        let ring = rings.connect(DomId(0), control, Start::Resumed)?;
+        let events = rings.xen.events();
+        epoll::add(&*self.epoll, events, Token::Rings.to_data(), epoll::EventFlags::IN)
+            .map_err(|errno| XenError::Call { call: "epoll", source: errno.into() })?;
+        self.rings = Some(rings);
+        self.begin_ring(DomId(0), ring, inlet);
+        Ok(())
+    }
+
+    /// Ends the service of all rings, whose connections have ended.
+    pub(super) fn stop_rings(&mut self) {
+        if let Some(rings) = self.rings.take() {
+            let _ = epoll::delete(&*self.epoll, rings.xen.events());
+        }
+    }
+
+    /// Connects to the ring of a domain. One that is connected already begins
+    /// anew: its toolstack says that it has another event channel.
+    pub(crate) fn introduce_ring(&mut self, domid: DomId, remote: RemotePort, inlet: &mut Inlet) {
+        let again = self.remove_ring(domid, inlet);
+        let Some(rings) = &mut self.rings else { return };
+        // The page of a domain that was served before this daemon started tells
+        // how far; that of a new one is empty.
+        let start = if again { Start::Emptied } else { Start::Resumed };
+        match rings.connect(domid, remote, start) {
+            Ok(ring) => self.begin_ring(domid, ring, inlet),
+            Err(error) => {
+                rings.unconnected.insert(domid);
+                self.events.warn(
+                    &[Tag::Client],
+                    format!("the ring of domain {domid} is not served: {error}"),
+                );
+                // It may have died while nobody looked.
+                self.look_for_the_gone(inlet);
+            }
+        }
+    }
+
+    /// Disconnects from the ring of a domain; whether it was connected.
+    pub(crate) fn remove_ring(&mut self, domid: DomId, inlet: &mut Inlet) -> bool {
+        let Some(rings) = &mut self.rings else { return false };
+        rings.unconnected.remove(&domid);
+        let Some(port) = rings.by_domain.remove(&domid) else { return false };
+        let conn = rings.by_port.remove(&port);
+        if let Err(error) = rings.xen.unbind(port) {
+            self.events.warn(&[Tag::Client], format!("domain {domid}: {error}"));
+        }
+        if let Some(conn) = conn {
+            // With the ring, its page is given back.
+            drop(self.finish(conn, inlet));
+        }
+        true
+    }
+
+    fn begin_ring(&mut self, domid: DomId, ring: Ring, inlet: &mut Inlet) {
+        let port = ring.port();
+        let conn = self.take_conn();
+        self.seat(conn, domid, ring);
+        // What waits is read, and who waits for the server is signalled.
+        self.ring_ready(port, inlet);
+    }
+
+    /// The connection over a ring ends, and with a change to the ring its next one
+    /// begins; its number. One that the component never knew of goes on as the
+    /// next, so that a domain which begins anew all the time piles nothing up.
+    pub(super) fn renew(
+        &mut self,
+        conn: ConnId,
+        change: impl FnOnce(&mut Ring),
+        inlet: &mut Inlet,
+    ) -> ConnId {
+        let Some(client) = self.clients.get(&conn) else { return conn };
+        let (domid, known, listed) = (client.domid(), client.was_opened(), client.is_listed());
+        let Some(mut ring) = self.finish(conn, inlet) else { return conn };
+        change(&mut ring);
+        let next = if known { self.take_conn() } else { conn };
+        self.seat(next, domid, ring);
+        if !known
+            && listed
+            && let Some(client) = self.clients.get_mut(&next)
+        {
+            client.mark_listed();
+        }
+        next
+    }
+
+    fn seat(&mut self, conn: ConnId, domid: DomId, ring: Ring) {
+        if let Some(rings) = &mut self.rings {
+            rings.by_domain.insert(domid, ring.port());
+            rings.by_port.insert(ring.port(), conn);
+        }
+        self.clients.insert(conn, Client::new(conn, domid, Channel::Ring(ring)));
+    }
+
+    /// Event channels have something to say.
+    pub(crate) fn rings_ready(&mut self, inlet: &mut Inlet) {
+        let Some(rings) = &mut self.rings else { return };
+        let mut ports = std::mem::take(&mut rings.ports);
+        if let Err(error) = rings.xen.take_pending(&mut ports) {
+            // The device would say so for ever.
+            self.events.error(&[Tag::Client], format!("rings are not served any more: {error}"));
+            let _ = epoll::delete(&*self.epoll, rings.xen.events());
+        }
+        let deaths = rings.deaths;
+        for &port in &ports {
+            if port == deaths {
+                // Who hears of one that is gone looks for those that have shut down
+                // as well.
+                if !self.look_for_the_gone(inlet) {
+                    self.tell(Input::DomainShutDown, inlet);
+                }
+            } else {
+                self.ring_ready(port, inlet);
+            }
+        }
+        if let Some(rings) = &mut self.rings {
+            rings.ports = ports;
+        }
+    }
+
+    /// A domain has signalled.
+    fn ring_ready(&mut self, port: Port, inlet: &mut Inlet) {
+        let conn = self.rings.as_ref().and_then(|rings| rings.by_port.get(&port));
+        let Some(&conn) = conn else { return };
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let Some(ring) = client.ring_mut() else { return };
+        if ring.wants_reset() {
+            // What the connection held ends with it.
+            let next = self.renew(conn, Ring::reset, inlet);
+            if self.announce(next, inlet) {
+                self.pump(next, inlet);
+            }
+            return;
+        }
+        ring.is_readable();
+        if client.has_unsent() {
+            self.send(conn, inlet);
+        }
+        self.read(conn, inlet);
+    }
+
+    /// Signals the domain behind a connection, if something has changed in its
+    /// ring; whether the connection still stands.
+    pub(super) fn announce(&mut self, conn: ConnId, inlet: &mut Inlet) -> bool {
+        let Some(rings) = &mut self.rings else { return true };
+        let port = self.clients.get_mut(&conn).and_then(Client::take_notice);
+        let Some(Err(error)) = port.map(|port| rings.xen.notify(port)) else { return true };
+        self.events.warn(&[Tag::Client], format!("connection {conn} closed: {error}"));
+        self.end(conn, RingFault::Communication, inlet);
+        false
+    }
+
+    /// Lets go of domains that are gone; whether there were any.
+    fn look_for_the_gone(&mut self, inlet: &mut Inlet) -> bool {
+        let Some(rings) = &mut self.rings else { return false };
+        let gone = rings.gone();
+        for &domid in &gone {
+            self.remove_ring(domid, inlet);
+            self.tell(Input::DomainGone { domid }, inlet);
+        }
+        !gone.is_empty()
+    }
+}
