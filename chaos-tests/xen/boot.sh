@@ -16,7 +16,7 @@ shift 4
 . "$here/lib.sh"
 
 tree=$out/tree
-rm -rf "$tree"
+rm -rf "$tree" "$out"/*.log
 mkdir -p "$tree/opt"
 cp "$daemon" "$tree/opt/daemon"
 if [ $# -gt 0 ]; then

@@ -58,7 +58,7 @@ guest() {
     printf '#!/bin/sh\nexec /bin/busybox %s -f\n' $way >"$tree/sbin/$way"
     chmod 755 "$tree/sbin/$way"
   done
-  cp "$here/guest/init" "$tree/init"
+  install "$here/guest/init" "$tree/init"
   image "$tree" "$lab/guest.cpio"
 }
 
@@ -81,9 +81,9 @@ dom0() {
   # Loaded when a thread ends, so not among what ldd knows; xl aborts without it.
   cp -L /usr/lib/x86_64-linux-gnu/libgcc_s.so.1 "$tree/lib/"
   mkdir -p "$tree/etc/xen"
-  cp -a "$lab"/root/etc/xen/{scripts,oxenstored.conf} "$tree/etc/xen/"
+  cp -a "$lab"/root/etc/xen/{scripts,oxenstored.conf,xl.conf} "$tree/etc/xen/"
   cp "$here"/dom0/{life-cycle,guest.cfg} "$lab/vmlinux-guest" "$lab/guest.cpio" "$tree/root/"
-  cp "$here/dom0/init" "$tree/init"
+  install "$here/dom0/init" "$tree/init"
   image "$tree" "$lab/dom0.cpio"
 }
 
