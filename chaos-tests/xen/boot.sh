@@ -6,13 +6,13 @@
 # OUT    gets console.log (Xen's and dom0's console) and report.log (marks and trees)
 # DAEMON a script that starts the xenstore daemon inside dom0 (dom0/daemons)
 # FILE   goes into dom0's /opt, with its shared libraries; the one named "fire" is
-#        run in the background during the life cycle
+#        run in the background during the life cycle, and is to exit with 0 at SIGTERM
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 lab=$(realpath "$1")
 out=$2 seconds=$3 daemon=$4
 shift 4
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$here/lib.sh"
 
 tree=$out/tree

@@ -5,9 +5,15 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 lab=$(realpath "$1")
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$here/lib.sh"
 xen_bin=$lab/root/usr/lib/xen-4.17/bin
+
+# Not in the path of everybody: depmod.
+PATH=$PATH:/usr/sbin:/sbin
+for tool in qemu-system-x86_64 busybox bash ip flock cpio depmod ldd python3 xz zstd lz4; do
+  command -v "$tool" >/dev/null || { echo "build.sh: no $tool on this machine" >&2; exit 1; }
+done
 
 # skeleton TREE: directories, and busybox under all its names.
 skeleton() {
