@@ -1,6 +1,6 @@
 //! Everything that tries to break R-VMM, and everything it is compared with:
 //! a strict client, load, histories and their checkers, Xen's own daemons on
-//! plain Linux, and the harness of the integration tests.
+//! plain Linux and on a real Xen, and the harness of the integration tests.
 #![forbid(unsafe_code)]
 
 pub mod background;
@@ -17,3 +17,4 @@ pub mod rng;
 pub mod sim;
 pub mod skip;
 pub mod soak;
+pub mod xen;

@@ -381,7 +381,11 @@ impl Front {
         // A ring's next connection begins when the component knows that its last
         // one has ended.
         let early = !client.was_opened() && client.ring().is_some() && !self.untold.is_empty();
-        let pumped = if early { Pumped::IntakeFull } else { client.pump(inlet, outstanding) };
+        let pumped = if early {
+            Pumped::IntakeFull
+        } else {
+            client.pump(inlet, outstanding, self.rings.as_mut())
+        };
         match pumped {
             // What a client asked before it hung up is still done.
             Pumped::Done if client.has_hung_up() => {

@@ -53,6 +53,11 @@ pub enum Input<'a> {
         /// The domain.
         domid: DomId,
     },
+    /// The hypervisor says that a domain exists, which a request names that follows.
+    DomainExists {
+        /// The domain.
+        domid: DomId,
+    },
     /// The hypervisor says that some domain has shut down, and is still there. It
     /// does not say which.
     DomainShutDown,
@@ -69,7 +74,11 @@ impl<'a> Input<'a> {
             Self::Open { conn, .. } | Self::Close { conn } | Self::Request { conn, .. } => {
                 Some(conn)
             }
-            Self::Boot | Self::DomainGone { .. } | Self::DomainShutDown | Self::Poison => None,
+            Self::Boot
+            | Self::DomainGone { .. }
+            | Self::DomainExists { .. }
+            | Self::DomainShutDown
+            | Self::Poison => None,
         }
     }
 
@@ -98,6 +107,10 @@ impl<'a> Input<'a> {
             }
             Self::Poison => out.push(5),
             Self::DomainShutDown => out.push(6),
+            Self::DomainExists { domid } => {
+                out.push(7);
+                out.extend_from_slice(&domid.0.to_le_bytes());
+            }
         }
     }
 
@@ -115,6 +128,7 @@ impl<'a> Input<'a> {
             4 => Self::DomainGone { domid: DomId(reader.u16()?) },
             5 => Self::Poison,
             6 => Self::DomainShutDown,
+            7 => Self::DomainExists { domid: DomId(reader.u16()?) },
             tag => return Err(CodecError::UnknownTag(tag)),
         };
         Ok((no, input))

@@ -294,13 +294,17 @@ impl Xenstore {
         }
     }
 
-    fn open(&mut self, conn: ConnId, domid: DomId) {
-        self.state.drop_conn(conn);
-        if domid != DomId(0) && !self.state.domains.is_live(domid) {
+    fn exists(&mut self, domid: DomId) {
+        if !self.state.domains.is_live(domid) {
             let domain = domains::revive(&mut self.state, domid);
             self.state.domains.put(domain);
             self.state.touch();
         }
+    }
+
+    fn open(&mut self, conn: ConnId, domid: DomId) {
+        self.state.drop_conn(conn);
+        self.exists(domid);
         self.state.conns.insert(conn, Conn { id: conn, domid, last_transaction: 0 });
     }
 
@@ -373,6 +377,7 @@ impl StateMachine for Xenstore {
             Input::Close { conn } => self.state.drop_conn(conn),
             Input::Request { conn, frame } => return self.request(conn, frame, out),
             Input::DomainGone { domid } => return self.gone(domid, out),
+            Input::DomainExists { domid } => self.exists(domid),
             Input::DomainShutDown => self.shut_down(out),
             Input::Poison => {
                 return Err(Corruption { what: alloc::format!("input {no} is poisoned") });

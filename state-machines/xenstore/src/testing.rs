@@ -327,6 +327,7 @@ impl Inventor {
             4 => return Input::DomainGone { domid: DomId(self.below(8) as u16) },
             5 if self.below(5) == 0 => return Input::Boot,
             6 => return Input::DomainShutDown,
+            7 => return Input::DomainExists { domid: DomId(self.below(8) as u16) },
             _ => {}
         }
         let (kind, payload) = self.request();

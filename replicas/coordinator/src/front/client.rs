@@ -9,6 +9,7 @@ use xenstore::wire::{self, Errno, Framer, HEADER_LEN, Step};
 
 use super::channel::Channel;
 use super::ring::Ring;
+use super::rings::Rings;
 use crate::inlet::Inlet;
 
 /// Unsent bytes at which no more requests are taken from a client.
@@ -167,7 +168,13 @@ impl Client {
     }
 
     /// Hands in requests until there is no whole one, or the next must wait.
-    pub(super) fn pump(&mut self, inlet: &mut Inlet, outstanding: u32) -> Pumped {
+    /// On a Xen host, `rings` knows which domains there are.
+    pub(super) fn pump(
+        &mut self,
+        inlet: &mut Inlet,
+        outstanding: u32,
+        mut rings: Option<&mut Rings>,
+    ) -> Pumped {
         if !self.opened {
             if inlet.push(&Input::Open { conn: self.conn, domid: self.domid }).is_err() {
                 return Pumped::IntakeFull;
@@ -204,7 +211,8 @@ impl Client {
                     if !query && self.queries_under_way > 0 && !overtakes {
                         break Pumped::Waits;
                     }
-                    if inlet.push(&Input::Request { conn: self.conn, frame }).is_err() {
+                    let told = rings.as_mut().is_none_or(|rings| rings.tell_of_named(frame, inlet));
+                    if !told || inlet.push(&Input::Request { conn: self.conn, frame }).is_err() {
                         break Pumped::IntakeFull;
                     }
                     self.under_way += 1;

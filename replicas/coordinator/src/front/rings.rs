@@ -8,6 +8,7 @@ use hypervisor::xen::{
 };
 use rustix::event::epoll;
 use state_machine::{ConnId, DomId, Input};
+use xenstore::wire::{self, MessageType};
 
 use super::channel::Channel;
 use super::client::Client;
@@ -23,7 +24,8 @@ pub(super) struct Rings {
     deaths: Port,
     by_domain: BTreeMap<DomId, Port>,
     by_port: BTreeMap<Port, ConnId>,
-    /// Introduced domains to whose rings nobody could connect.
+    /// Domains of which the component was told, and to whose rings nobody has
+    /// connected: they are not introduced yet, or it could not be done.
     unconnected: BTreeSet<DomId>,
     ports: Vec<Port>,
 }
@@ -44,6 +46,26 @@ impl Rings {
         Ok(Ring::new(StoreRing::new(page, start), port))
     }
 
+    /// Tells the component of domains that a request names, and that are new to it:
+    /// toolstacks give nodes to a domain before they introduce it. Whether there was
+    /// room to tell it.
+    pub(super) fn tell_of_named(&mut self, frame: &[u8], inlet: &mut Inlet) -> bool {
+        for domid in named(frame).filter(|domid| domid.0 != 0) {
+            if self.by_domain.contains_key(&domid) || self.unconnected.contains(&domid) {
+                continue;
+            }
+            // As Xen's own daemon, for which who cannot be looked up does not exist.
+            if !self.xen.exists(domain(domid)).unwrap_or(false) {
+                continue;
+            }
+            if inlet.push(&Input::DomainExists { domid }).is_err() {
+                return false;
+            }
+            self.unconnected.insert(domid);
+        }
+        true
+    }
+
     /// Domains that are gone, by number. One about which Xen does not tell is not.
     fn gone(&mut self) -> Vec<DomId> {
         let guests = self.by_domain.iter().filter(|(domid, _)| domid.0 != 0);
@@ -55,6 +77,20 @@ impl Rings {
         gone.extend(unconnected.filter(|&&domid| !self.xen.exists(domain(domid)).unwrap_or(true)));
         gone
     }
+}
+
+/// The domains in the permissions that a SET_PERMS sets.
+fn named(frame: &[u8]) -> impl Iterator<Item = DomId> {
+    let kind = MessageType::SetPerms.to_u32();
+    let request = wire::split(frame).filter(|(header, _)| header.kind == kind);
+    let entries = request.into_iter().flat_map(|(_, payload)| {
+        // The first string is the path.
+        payload.split(|byte| *byte == 0).skip(1)
+    });
+    entries.filter_map(|entry| {
+        let domid = std::str::from_utf8(entry.get(1..)?).ok()?;
+        domid.parse().ok().map(DomId)
+    })
 }
 
 impl Front {

@@ -43,8 +43,9 @@ enum Told {
     Request(ConnId, Vec<u8>),
     Gone(DomId),
     ShutDown,
+    Exists(DomId),
 }
-use Told::{Close, Gone, Open, ShutDown};
+use Told::{Close, Exists, Gone, Open, ShutDown};
 
 impl Rig {
     /// The control domain's ring has connection 1, the guest is not introduced.
@@ -102,6 +103,7 @@ impl Rig {
                 Input::Request { conn, frame } => Told::Request(conn, frame.to_vec()),
                 Input::DomainGone { domid } => Gone(domid),
                 Input::DomainShutDown => ShutDown,
+                Input::DomainExists { domid } => Exists(domid),
                 input => panic!("{input:?}"),
             });
         }
@@ -164,6 +166,25 @@ fn the_kernel_of_the_control_domain_is_a_client_like_others() {
     rig.answer(ConnId(1), b"OK");
     rig.turn();
     assert_eq!((rig.control.read(99), rig.guest.read(99)), (b"OK".to_vec(), vec![]));
+}
+
+#[test]
+fn a_domain_is_told_of_before_the_first_request_that_names_it() {
+    let mut rig = Rig::new(FabricConfig::default());
+    assert_eq!(rig.told(), [Open(ConnId(1), DomId(0))]);
+    let mut give = |payload: &[u8]| {
+        let mut frame = Vec::new();
+        wire::frame(MessageType::SetPerms, 1, 0, payload, &mut frame);
+        rig.control.write(&frame);
+        let told = rig.told();
+        assert_eq!(told.last(), Some(&asked(1, &frame)));
+        told[..told.len() - 1].to_vec()
+    };
+    assert_eq!(give(b"n5\0n0\0r9\0"), [], "there is no domain 9, and a path is none");
+    assert_eq!(give(b"/a\0n0\0r5\0"), [Exists(GUEST)]);
+    assert_eq!(give(b"/a\0n5\0"), [], "once");
+    rig.xen.destroy(DomainId(GUEST.0));
+    assert_eq!(rig.told(), [Gone(GUEST)], "though it was never introduced");
 }
 
 #[test]

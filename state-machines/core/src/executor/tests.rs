@@ -336,13 +336,14 @@ impl Any {
     fn command(&self) -> Command<'_> {
         let Self { kind, no, conn, ref bytes } = *self;
         let (no, conn) = (InputNo(no), ConnId(conn));
-        let input = match kind / 16 % 7 {
+        let input = match kind / 16 % 8 {
             0 => Input::Boot,
             1 => Input::Open { conn, domid: DomId(conn.0 as u16) },
             2 => Input::Close { conn },
             3 => Input::Request { conn, frame: bytes },
             4 => Input::DomainGone { domid: DomId(conn.0 as u16) },
             5 => Input::DomainShutDown,
+            6 => Input::DomainExists { domid: DomId(conn.0 as u16) },
             _ => Input::Poison,
         };
         match kind % 12 {

@@ -4,7 +4,8 @@
 //! As with C xenstored since XSA-419, the nodes that a domain owns go with it,
 //! and permissions that others granted it do not pass to a later domain with the
 //! same number. Unlike there, nobody can be asked whether a domain exists: it
-//! does once it was introduced or the host opened a connection for it.
+//! does once the host says so, it was introduced, or the host opened a connection for
+//! it.
 
 use alloc::format;
 use alloc::vec::Vec;

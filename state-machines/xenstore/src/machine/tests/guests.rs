@@ -167,6 +167,24 @@ fn a_released_domain_leaves_nothing() {
     assert_eq!(rig.fired(), []);
 }
 
+/// Toolstacks make a domain's nodes its own before they introduce it.
+#[test]
+fn a_domain_that_exists_owns_what_it_was_given_before_it_was_introduced() {
+    let mut rig = rig();
+    rig.ok(Write, b"/local/domain/9/data\0");
+    let give = b"/local/domain/9/data\0n9\0";
+    assert_eq!(rig.ask(1, SetPerms, 0, give), Err(Errno::ENOENT));
+    rig.input(&Input::DomainExists { domid: DomId(9) });
+    rig.ok(SetPerms, give);
+    rig.ok(Write, b"/local/domain/9/data\0again");
+    rig.ok(Introduce, b"9\x001\x002\0");
+    assert_eq!(rig.ask(1, GetPerms, 0, b"/local/domain/9/data\0"), Ok(b"n9\0".to_vec()));
+    rig.open(9, 9);
+    assert!(rig.ask(9, Write, 0, b"data\0mine").is_ok());
+    rig.input(&Input::DomainGone { domid: DomId(9) });
+    assert_eq!(rig.read(b"/local/domain/9/data"), Err(Errno::ENOENT));
+}
+
 /// Toolstacks destroy a domain that has shut down; they hear of it as of a release.
 #[test]
 fn a_domain_that_has_shut_down_is_told_of_and_stays() {

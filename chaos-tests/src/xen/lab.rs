@@ -1,0 +1,128 @@
+//! The machine of the lab: made, booted, and read.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::{Report, ReportError};
+use crate::skip::target_dir;
+
+/// Why a life cycle could not be had. A test that meets one in
+/// [`Lab::prepare`] is skipped with [`crate::skip`].
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// A script of the lab failed.
+    #[error("{script}: {status}: {said}")]
+    Script {
+        /// Which script.
+        script: &'static str,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// The last lines that it said.
+        said: String,
+    },
+    /// A file or process operation failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// How it failed.
+        source: std::io::Error,
+    },
+    /// What came through the serial port is no report.
+    #[error("{path}: {source}")]
+    Report {
+        /// The file that holds it.
+        path: PathBuf,
+        /// Why not.
+        source: ReportError,
+    },
+}
+
+/// Names what was tried when an I/O call fails.
+fn io<T>(what: impl FnOnce() -> String, result: std::io::Result<T>) -> Result<T, LabError> {
+    result.map_err(|source| LabError::Io { what: what(), source })
+}
+
+/// What a life cycle runs with.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Its name, which its files bear as well.
+    pub name: String,
+    /// The script that starts the xenstore daemon inside dom0.
+    pub daemon: PathBuf,
+    /// Further files for dom0's `/opt`; shared libraries come with programs. A
+    /// script called `fire` runs in the background during the life cycle; the status
+    /// with which it exits at SIGTERM is that of the step `fire`.
+    pub files: Vec<PathBuf>,
+}
+
+impl Scenario {
+    /// One of the daemons that the lab knows by name (`dom0/daemons`).
+    #[must_use]
+    pub fn of_daemon(name: &str) -> Self {
+        let daemon = scripts().join("dom0/daemons").join(name);
+        Self { name: name.to_owned(), daemon, files: Vec::new() }
+    }
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("xen")
+}
+
+/// What machines boot from.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    dir: PathBuf,
+}
+
+impl Lab {
+    /// Fetches Debian's packages, unless they are there, and builds the images, in
+    /// the directory `xen` of Cargo's target directory.
+    ///
+    /// # Errors
+    /// [`LabError`] when this machine lacks a tool or the network.
+    pub fn prepare() -> Result<Self, LabError> {
+        let lab = Self { dir: target_dir().join("xen") };
+        run("fetch.sh", Command::new(scripts().join("fetch.sh")).arg(&lab.dir))?;
+        run("build.sh", Command::new(scripts().join("build.sh")).arg(&lab.dir))?;
+        Ok(lab)
+    }
+
+    /// Boots a machine that goes through the life cycle, and reads its report. What
+    /// it said is in `chaos/xen/NAME` of Cargo's target directory.
+    ///
+    /// # Errors
+    /// [`LabError`] when it cannot be started, or is not through within `limit`
+    /// without having said how far it got.
+    pub fn run(&self, scenario: &Scenario, limit: Duration) -> Result<Report, LabError> {
+        let out = Self::out(scenario);
+        io(|| format!("creating {}", out.display()), std::fs::create_dir_all(&out))?;
+        let mut boot = Command::new(scripts().join("boot.sh"));
+        boot.arg(&self.dir).arg(&out).arg(limit.as_secs().to_string());
+        boot.arg(&scenario.daemon).args(&scenario.files);
+        let ended = run("boot.sh", &mut boot);
+        let path = out.join("report.log");
+        let text = io(|| format!("reading {}", path.display()), std::fs::read_to_string(&path));
+        let report = Report::parse(&text?).map_err(|source| LabError::Report { path, source })?;
+        // Steps that were reached tell more than the machine's end.
+        if report.marks.is_empty() { ended.map(|()| report) } else { Ok(report) }
+    }
+
+    /// Where what a machine said is kept.
+    #[must_use]
+    pub fn out(scenario: &Scenario) -> PathBuf {
+        target_dir().join("chaos/xen").join(&scenario.name)
+    }
+}
+
+fn run(script: &'static str, command: &mut Command) -> Result<(), LabError> {
+    let output = io(|| format!("running {script}"), command.stdin(Stdio::null()).output())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = said.lines().rev().take(3).collect();
+    let said = lines.into_iter().rev().collect::<Vec<_>>().join("; ");
+    Err(LabError::Script { script, status: output.status, said })
+}

@@ -1,0 +1,42 @@
+#!/bin/bash
+# Boots Xen with a Debian dom0 on an emulated machine, has dom0 go through the
+# life cycle of guests (dom0/life-cycle), and ends with the machine:
+#   boot.sh DIR OUT SECONDS DAEMON [FILE...]
+# DIR    what fetch.sh and build.sh filled
+# OUT    gets console.log (Xen's and dom0's console) and report.log (marks and trees)
+# DAEMON a script that starts the xenstore daemon inside dom0 (dom0/daemons)
+# FILE   goes into dom0's /opt, with its shared libraries; the one named "fire" is
+#        run in the background during the life cycle, and is to exit with 0 at SIGTERM
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+lab=$(realpath "$1")
+out=$2 seconds=$3 daemon=$4
+shift 4
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$here/lib.sh"
+
+tree=$out/tree
+rm -rf "$tree" "$out"/*.log
+mkdir -p "$tree/opt"
+cp "$daemon" "$tree/opt/daemon"
+if [ $# -gt 0 ]; then
+  cp "$@" "$tree/opt/"
+  libraries "$lab" "$tree" "$@"
+fi
+image "$tree" "$out/opt.cpio"
+# A kernel unpacks archives one after the other.
+cat "$lab/dom0.cpio" "$out/opt.cpio" >"$out/dom0.cpio"
+rm -rf "$tree" "$out/opt.cpio"
+
+# The processor's flags: with SMAP dom0 faults at once, RDTSCP hangs PVH guests,
+# and with XSAVE or PKU processes in dom0 segfault at random while a guest runs.
+# No comma may stand inside a module's arguments, where it ends the module.
+result=0
+timeout "$seconds" qemu-system-x86_64 -accel tcg -cpu max,-smap,-avx,-avx2,-rdtscp,-pku,-xsave -smp 1 -m 2G \
+  -display none -nodefaults -no-user-config -monitor none -no-reboot \
+  -serial "file:$out/console.log" -serial "file:$out/report.log" \
+  -kernel "$lab/xen" -append "console=com1 com1=115200,8n1 dom0_mem=1024M,max:1024M loglvl=all guest_loglvl=all" \
+  -initrd "$lab/vmlinux console=hvc0 rdinit=/init panic=5 loglevel=4,$out/dom0.cpio" </dev/null || result=$?
+rm -f "$out/dom0.cpio"
+[ "$result" != 124 ] || echo "boot.sh: not through after $seconds s" >&2
+exit "$result"
