@@ -18,7 +18,7 @@ pub enum LabError {
         script: &'static str,
         /// How it ended.
         status: std::process::ExitStatus,
-        /// The last lines that it said.
+        /// The last line that it said.
         said: String,
     },
     /// A file or process operation failed.
@@ -122,7 +122,6 @@ fn run(script: &'static str, command: &mut Command) -> Result<(), LabError> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = said.lines().rev().take(3).collect();
-    let said = lines.into_iter().rev().collect::<Vec<_>>().join("; ");
+    let said = said.lines().last().unwrap_or_default().to_owned();
     Err(LabError::Script { script, status: output.status, said })
 }
