@@ -1,9 +1,10 @@
-//! Guests on a real Xen go through their life cycle with one xenstore daemon as with
-//! another, and leave the same store behind.
+//! Guests on a real Xen go through their life cycle with our xenstore as with Xen's own,
+//! and leave the same store behind; with ours also while primaries are killed and hung.
 //!
 //! Takes minutes, so it runs only with `RVMM_XEN=1`, which `make test-xen` sets. What the
 //! machines say is kept in `target/chaos/xen`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use chaos::harness::knob;
@@ -25,8 +26,14 @@ const OF_OCAML: [&str; 6] = [
     "end: /tool/xenstored: \"\" (n0) | \"/usr/lib/xen-4.17/bin/oxenstored\" (n0)",
 ];
 
-/// Boots a machine for each of the daemons, or says why there can be none.
-fn life_cycles<const N: usize>(test: &str, daemons: [&str; N]) -> Option<[Report; N]> {
+/// What ours has otherwise than the C daemon.
+const OF_OURS: [&str; 0] = [];
+
+/// Boots a machine for each of them, or says why there can be none.
+fn life_cycles<const N: usize>(
+    test: &str,
+    scenarios: impl FnOnce() -> [Scenario; N],
+) -> Option<[(Scenario, Report); N]> {
     if knob("RVMM_XEN", 0) != 1 {
         skip(test, &"takes minutes; make test-xen runs it");
         return None;
@@ -38,7 +45,10 @@ fn life_cycles<const N: usize>(test: &str, daemons: [&str; N]) -> Option<[Report
             return None;
         }
     };
-    Some(daemons.map(|name| lab.run(&Scenario::of_daemon(name), LIMIT).expect("boots")))
+    Some(scenarios().map(|scenario| {
+        let report = lab.run(&scenario, LIMIT).expect("boots");
+        (scenario, report)
+    }))
 }
 
 /// What the trees of two runs do not have alike, a line each.
@@ -52,15 +62,23 @@ fn differences(left: &Report, right: &Report) -> Vec<String> {
 }
 
 #[test]
-fn guests_live_alike_with_either_of_xens_daemons() {
-    let daemons = ["xenstored", "oxenstored"];
-    let test = "guests_live_alike_with_either_of_xens_daemons";
-    let Some(reports) = life_cycles(test, daemons) else { return };
-    let [c, ocaml] = &reports;
-    println!("{}", table(&[(daemons[0], c), (daemons[1], ocaml)]));
-    for (name, report) in daemons.iter().zip(&reports) {
-        let out = Lab::out(&Scenario::of_daemon(name));
-        assert_eq!(report.failures(), [""; 0], "{name}; see {}", out.display());
+fn guests_live_alike_with_ours_and_with_either_of_xens_daemons() {
+    let test = "guests_live_alike_with_ours_and_with_either_of_xens_daemons";
+    let ours = || Scenario::of_daemon("rvmm").with(Path::new(env!("CARGO_BIN_EXE_rvmm")));
+    let scenarios = || {
+        let xens = ["xenstored", "oxenstored"].map(Scenario::of_daemon);
+        let [c, ocaml] = xens;
+        [c, ocaml, ours(), ours().under("primaries").expect("a script")]
+    };
+    let Some(ran) = life_cycles(test, scenarios) else { return };
+    let named: Vec<_> = ran.iter().map(|(scenario, report)| (&*scenario.name, report)).collect();
+    println!("{}", table(&named));
+    for (scenario, report) in &ran {
+        let out = Lab::out(scenario);
+        assert_eq!(report.failures(), [""; 0], "{}; see {}", scenario.name, out.display());
     }
+    let [(_, c), (_, ocaml), (_, ours), (_, under_fire)] = &ran;
     assert_eq!(differences(c, ocaml), OF_OCAML);
+    assert_eq!(differences(c, ours), OF_OURS);
+    assert_eq!(differences(c, under_fire), OF_OURS);
 }

@@ -22,6 +22,8 @@ cp "$daemon" "$tree/opt/daemon"
 if [ $# -gt 0 ]; then
   cp "$@" "$tree/opt/"
   libraries "$lab" "$tree" "$@"
+  # What is for debuggers would fill dom0's memory. Scripts have nothing of that.
+  strip "$tree"/opt/* 2>/dev/null || true
 fi
 image "$tree" "$out/opt.cpio"
 # A kernel unpacks archives one after the other.

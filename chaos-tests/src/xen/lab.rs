@@ -64,6 +64,28 @@ impl Scenario {
         let daemon = scripts().join("dom0/daemons").join(name);
         Self { name: name.to_owned(), daemon, files: Vec::new() }
     }
+
+    /// With this program in dom0's `/opt`.
+    #[must_use]
+    pub fn with(mut self, program: &Path) -> Self {
+        self.files.push(program.to_owned());
+        self
+    }
+
+    /// Under a fire that the lab knows by name (`dom0/fires`).
+    ///
+    /// # Errors
+    /// When the script cannot be copied to where its name is right.
+    pub fn under(mut self, fire: &str) -> Result<Self, LabError> {
+        self.name = format!("{}-{fire}", self.name);
+        let dir = Lab::out(&self);
+        let path = dir.join("fire");
+        let what = || format!("copying to {}", path.display());
+        io(what, std::fs::create_dir_all(&dir))?;
+        io(what, std::fs::copy(scripts().join("dom0/fires").join(fire), &path))?;
+        self.files.push(path);
+        Ok(self)
+    }
 }
 
 fn scripts() -> PathBuf {
