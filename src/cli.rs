@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod boot;
 mod chaos;
 mod config;
 mod control;
@@ -9,16 +10,19 @@ mod image;
 mod status;
 mod store;
 mod up;
+mod upgrade;
 mod xenstored;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, Loaded, Override, Sources};
 use crate::control::{Client, ControlError};
+use crate::holder::{ABOUT_COMMAND, About};
 use crate::panics::abort_on_panic;
 use crate::start::control_socket;
 
@@ -26,9 +30,17 @@ use crate::start::control_socket;
 /// people, and not in the help.
 pub const REPLICA_COMMAND: &str = "replica";
 
+/// The version, and what this program was built with (`+`) and without (`-`).
+const VERSION: &str = match (cfg!(feature = "rocksdb"), cfg!(target_feature = "crt-static")) {
+    (true, true) => concat!(env!("CARGO_PKG_VERSION"), " (+rocksdb +static)"),
+    (true, false) => concat!(env!("CARGO_PKG_VERSION"), " (+rocksdb -static)"),
+    (false, true) => concat!(env!("CARGO_PKG_VERSION"), " (-rocksdb +static)"),
+    (false, false) => concat!(env!("CARGO_PKG_VERSION"), " (-rocksdb -static)"),
+};
+
 /// Keeps a virtualization host alive when its privileged VM breaks.
 #[derive(Debug, Parser)]
-#[command(name = "rvmm", version, max_term_width = 100)]
+#[command(name = "rvmm", version = VERSION, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,6 +52,8 @@ enum Command {
     Up(up::Up),
     /// Stop the daemon
     Down(control::Down),
+    /// Have another program go on as the daemon
+    Upgrade(upgrade::Upgrade),
     /// Tell how the daemon and its replicas are; exits with 0 when healthy, 1
     /// when degraded, 2 when not serving
     Status(status::StatusArgs),
@@ -58,6 +72,9 @@ enum Command {
     Image(image::ImageArgs),
     /// Serve in the place of Xen's own xenstored, with its flags
     Xenstored(Box<xenstored::Xenstored>),
+    /// Choose whose xenstored this Xen host starts when it boots
+    #[command(subcommand)]
+    Boot(boot::BootCommand),
     /// Carry a store to or from another xenstored
     #[command(subcommand)]
     Xenstore(store::StoreCommand),
@@ -70,18 +87,33 @@ enum Command {
     /// Show what it is for: load on three replicas, primaries broken one after
     /// another, and a verdict; exits with 0 only if nothing was lost
     Demo(demo::DemoArgs),
+    /// Say what this program can take over
+    #[command(name = ABOUT_COMMAND, hide = true)]
+    About,
+}
+
+/// The words of the command line. Xen's start scripts have room for a program, but for no
+/// command of it, so its name may be one.
+fn words() -> Vec<OsString> {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    let name = words.first().and_then(|program| Path::new(program).file_name());
+    if name.is_some_and(|name| name == "xenstored") {
+        words.insert(1, "xenstored".into());
+    }
+    words
 }
 
 /// Runs the command line and returns the process's exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = Cli::parse_from(words()).command;
     if !matches!(&command, Command::Chaos(chaos) if chaos.simulates()) {
         abort_on_panic();
     }
     let result = match command {
         Command::Up(args) => up::up(args),
         Command::Down(args) => control::down(&args),
+        Command::Upgrade(args) => upgrade::upgrade(args),
         Command::Status(args) => status::status(&args),
         Command::Dmesg(args) => control::dmesg(&args),
         Command::Fault(args) => control::fault(&args),
@@ -90,10 +122,12 @@ pub fn main() -> ExitCode {
         Command::Config(command) => config::config(command),
         Command::Image(args) => image::image(&args),
         Command::Xenstored(args) => xenstored::xenstored(*args),
+        Command::Boot(command) => boot::boot(command),
         Command::Xenstore(command) => store::store(command),
         Command::Bench(command) => bench::bench(command),
         Command::Chaos(command) => chaos::chaos(command),
         Command::Demo(args) => demo::demo(&args),
+        Command::About => print_json(&About::own()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         let broken_pipe = error.chain().any(|cause| {

@@ -90,6 +90,8 @@ pub struct XenstoreConfig {
     pub rings: bool,
     /// Where clients find their sockets; in the run directory if it is not set.
     pub socket_dir: Option<PathBuf>,
+    /// Where the messages of all clients are traced, if they are.
+    pub trace_file: Option<PathBuf>,
     /// What a guest may use.
     pub quotas: Quotas,
 }
@@ -236,6 +238,7 @@ impl Default for Config {
                 client_backlog_kib: 1024,
                 rings: false,
                 socket_dir: None,
+                trace_file: None,
                 quotas: Quotas {
                     nodes: 1000,
                     node_size: 2048,

@@ -18,7 +18,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use client::Client;
-pub use server::{HostCall, Listener, Reply, Server};
+pub use server::{Hangup, HostCall, Listener, Reply, Server};
 
 use crate::status::Status;
 use coordinator::events::Event;
@@ -60,6 +60,13 @@ pub enum Request {
     },
     /// Stop the daemon. Answered once the replicas are stopped.
     Down,
+    /// Have another program go on as the daemon. Answered before this one makes way;
+    /// who serves after that, and why, is told by [`Request::Status`].
+    Upgrade {
+        /// Its absolute path; none: what is now where this daemon's program was.
+        #[serde(default)]
+        exe: Option<PathBuf>,
+    },
     /// Inject a fault.
     Fault(Fault),
     /// Make a replica the primary.

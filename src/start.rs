@@ -1,8 +1,9 @@
-//! What the daemon holds when it starts: the run directory, which is its own
-//! alone, and the ones who wait to hear that it is ready.
+//! What a daemon starts with: the run directory, which is its own alone, and the
+//! ones who wait to hear that it is ready.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -37,9 +38,8 @@ pub enum RunDirError {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    /// The lock goes when this is closed, also at any kind of death. It is not
-    /// inherited by other programs.
-    _lock: File,
+    /// The lock goes when nobody has this open any more, whatever they died of.
+    lock: File,
 }
 
 impl RunDir {
@@ -59,12 +59,10 @@ impl RunDir {
             .open(&lock_path)
             .map_err(unusable(&lock_path))?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut pid = String::new();
-            let _ = (&lock).take(20).read_to_string(&mut pid);
-            return Err(RunDirError::Taken { path: path.to_path_buf(), pid: pid.trim().into() });
+            return Err(RunDirError::Taken { path: path.to_path_buf(), pid: read_pid(&lock) });
         }
         write_pid(&mut lock).map_err(unusable(&lock_path))?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Ok(Self { path: path.to_path_buf(), lock })
     }
 
     /// The directory.
@@ -72,18 +70,34 @@ impl RunDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// What is to be kept open by whoever else has the directory together with this
+    /// process.
+    #[must_use]
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
 }
 
-/// Whether a daemon has `run_dir`.
+/// The process id of the daemon that has `run_dir`, as it wrote that down; none when no
+/// daemon has it.
 ///
 /// # Errors
 /// What reading the lock may meet.
-pub fn is_taken(run_dir: &Path) -> io::Result<bool> {
+pub fn holder(run_dir: &Path) -> io::Result<Option<String>> {
     match File::open(run_dir.join("lock")) {
-        Ok(lock) => Ok(flock(&lock, FlockOperation::NonBlockingLockShared).is_err()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(lock) if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() => Ok(None),
+        Ok(lock) => Ok(Some(read_pid(&lock))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn read_pid(lock: &File) -> String {
+    let mut pid = String::new();
+    // Who holds it may not have written yet.
+    let _ = lock.take(20).read_to_string(&mut pid);
+    pid.trim().to_owned()
 }
 
 fn unusable(path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
@@ -114,39 +128,53 @@ fn write_pid(lock: &mut File) -> io::Result<()> {
     writeln!(lock, "{}", std::process::id())
 }
 
-/// Tells those who wait that the daemon is ready: the service manager, and
-/// whoever reads standard output.
+/// Tells those who wait how the daemon is: the service manager, and whoever reads
+/// standard output.
 #[derive(Debug)]
-pub struct Ready {
+pub struct Announcer {
     detached: bool,
+    announced: bool,
 }
 
-/// What a detached daemon prints when it is ready, before what it has to say.
+/// What is printed when the daemon is ready, before what it has to say.
 pub(crate) const READY_WORD: &str = "ready: ";
 
-impl Ready {
-    /// `detached`: nobody reads standard output after that.
+impl Announcer {
+    /// `detached`: nobody reads standard output once the daemon is ready.
     #[must_use]
     pub fn new(detached: bool) -> Self {
-        Self { detached }
+        Self { detached, announced: false }
     }
 
-    /// The daemon serves; `what` says what, in one line.
-    pub fn notify(self, what: &str) {
+    /// A daemon serves; `what` says what, in one line. Only the first one is printed.
+    pub fn ready(&mut self, what: &str) {
+        self.notify(&[NotifyState::Ready, NotifyState::Status(what)]);
+        if std::mem::replace(&mut self.announced, true) {
+            return;
+        }
         // Nobody to tell is no reason to stop serving.
         let _ = writeln!(io::stdout(), "{READY_WORD}{what}");
-        let _ = sd_notify::notify(false, &[NotifyState::Ready, NotifyState::Status(what)]);
         if self.detached
             && let Ok(null) = OpenOptions::new().write(true).open("/dev/null")
         {
             let _ = rustix::stdio::dup2_stdout(null);
         }
     }
-}
 
-/// Tells the service manager that the daemon is going down.
-pub(crate) fn notify_stopping() {
-    let _ = sd_notify::notify(false, &[NotifyState::Stopping]);
+    /// What goes on instead of serving.
+    pub fn status(&self, what: &str) {
+        self.notify(&[NotifyState::Status(what)]);
+    }
+
+    /// The daemon is going down.
+    pub fn stopping(&self) {
+        self.notify(&[NotifyState::Stopping]);
+    }
+
+    fn notify(&self, state: &[NotifyState<'_>]) {
+        // Without a service manager there is nobody to tell.
+        let _ = sd_notify::notify(false, state);
+    }
 }
 
 #[cfg(test)]
@@ -161,9 +189,9 @@ mod tests {
         let error = RunDir::claim(&path).unwrap_err().to_string();
         let expected = format!("another rvmm (pid {}) already serves", std::process::id());
         assert!(error.starts_with(&expected), "{error}");
-        assert!(is_taken(&path).unwrap());
+        assert_eq!(holder(&path).unwrap(), Some(std::process::id().to_string()));
         drop(first);
-        assert!(!is_taken(&path).unwrap());
+        assert_eq!(holder(&path).unwrap(), None);
         RunDir::claim(&path).unwrap();
     }
 

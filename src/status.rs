@@ -6,6 +6,7 @@ pub use coordinator::{Failover, MAX_FAILOVERS};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{AckPolicy, Durability};
+use crate::holder::Cause;
 
 /// The state of the whole daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ pub struct Status {
     pub version: String,
     /// The daemon's process.
     pub pid: u32,
+    /// The process that holds the daemon.
+    pub holder: HolderStatus,
     /// Time since the daemon started, milliseconds.
     pub uptime_ms: u64,
     /// The run directory that it serves.
@@ -27,17 +30,46 @@ pub struct Status {
 impl Status {
     /// The status of a daemon with these components.
     #[must_use]
-    pub fn new(run_dir: &std::path::Path, uptime_ms: u64, components: Vec<Component>) -> Self {
+    pub fn new(
+        run_dir: &std::path::Path,
+        uptime_ms: u64,
+        holder: HolderStatus,
+        components: Vec<Component>,
+    ) -> Self {
         let health = components.iter().map(|component| component.health).max();
         Self {
             health: health.unwrap_or(Health::NotServing),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            holder,
             uptime_ms,
             run_dir: run_dir.display().to_string(),
             components,
         }
     }
+}
+
+/// The process that starts daemons, and is to be told to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderStatus {
+    /// Its process.
+    pub pid: u32,
+    /// How many daemons it has started after the first one.
+    pub restarts: u64,
+    /// Why, the last time.
+    pub last_restart: Option<LastRestart>,
+}
+
+/// Why there is another daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRestart {
+    /// Why.
+    #[serde(flatten)]
+    pub cause: Cause,
+    /// The version that served before.
+    pub from_version: String,
+    /// For how long nobody served, milliseconds; none until somebody does.
+    pub pause_ms: Option<u64>,
 }
 
 /// How well something does, from good to bad.
@@ -254,7 +286,12 @@ pub(crate) mod tests {
             failovers_total: 1,
             counters: Counters { inputs: 1234, outputs: 1200, clients: 8, ..Counters::default() },
         };
-        let status = Status::new(std::path::Path::new("/run/rvmm"), 61_000, vec![component]);
+        let cause = Cause::Died { how: "signal 9".into() };
+        let from_version = "0.0.9".into();
+        let last_restart = Some(LastRestart { cause, from_version, pause_ms: Some(12) });
+        let holder = HolderStatus { pid: 70, restarts: 2, last_restart };
+        let run_dir = std::path::Path::new("/run/rvmm");
+        let status = Status::new(run_dir, 61_000, holder, vec![component]);
         Status { pid: 77, ..status }
     }
 
@@ -280,6 +317,10 @@ pub(crate) mod tests {
         let json = serde_json::to_value(sample()).unwrap();
         let component = &json["components"][0];
         assert_eq!(json["health"], "degraded");
+        assert_eq!(json["holder"]["pid"], 70);
+        assert_eq!(json["holder"]["restarts"], 2);
+        assert_eq!(json["holder"]["last_restart"]["cause"], "died");
+        assert_eq!(json["holder"]["last_restart"]["pause_ms"], 12);
         assert_eq!(component["ack_policy"], "all-live");
         assert_eq!(component["durability"], "volatile");
         assert_eq!(component["backend"], "kvm");

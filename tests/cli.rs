@@ -7,7 +7,11 @@ use std::process::{Command, Output};
 /// The binary with this run directory, and without what the machine's
 /// configuration says.
 fn command(run_dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rvmm"));
+    program(Path::new(env!("CARGO_BIN_EXE_rvmm")), run_dir, args)
+}
+
+fn program(program: &Path, run_dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.args(args).env("RVMM_CONFIG", "").env("RVMM_RUN_DIR", run_dir);
     command
 }
@@ -127,13 +131,117 @@ fn a_daemon_in_the_place_of_xens_is_found_where_that_would_be() {
     assert_eq!(pid, out(&started));
     let comm = std::fs::read_to_string(format!("/proc/{}/comm", pid.trim())).expect("it lives");
     assert_eq!(comm.trim(), "rvmm");
+    // As Debian's start script does it with each upgrade.
     let second = start();
-    let expected = format!("another xenstored serves {}", sockets.join("socket").display());
+    let socket = sockets.join("socket");
+    let expected = format!("xenstored serves {} already (pid {})", socket.display(), pid.trim());
     assert!(err(&second).contains(&expected), "{}", err(&second));
+    assert_eq!((second.status.code(), out(&second).as_str()), (Some(0), ""));
+    std::fs::write(&pid_file, "1\n").expect("is written");
+    let another = start();
+    let expected = format!("another xenstored serves {}", socket.display());
+    assert!(err(&another).contains(&expected), "{}", err(&another));
+    assert_eq!(another.status.code(), Some(1));
 
     let down = rvmm(&run_dir, &["down"]);
     assert_eq!(down.status.code(), Some(0), "{}", err(&down));
-    assert!(!pid_file.exists() && !sockets.join("socket").exists());
+    assert!(!pid_file.exists() && !socket.exists());
+}
+
+/// Start scripts call it by a link, and have no room for a command.
+#[test]
+fn by_the_name_of_xenstored_it_traces_and_goes_on_when_the_file_was_moved_away() {
+    let dir = scratch();
+    let (run_dir, link) = (dir.path().join("run"), dir.path().join("xenstored"));
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_rvmm"), &link).expect("is made");
+    let (trace, moved) = (dir.path().join("trace.log"), dir.path().join("trace.log.1"));
+    let started = program(&link, &run_dir, &["-D", "-P", "-T", "trace.log"])
+        .current_dir(dir.path())
+        .env("XENSTORED_RUNDIR", dir.path())
+        .output()
+        .expect("runs");
+    assert_eq!(started.status.code(), Some(0), "{}", err(&started));
+    let pid = out(&started).trim().parse().ok().and_then(rustix::process::Pid::from_raw);
+    let mut client = chaos::client::Client::connect(dir.path().join("socket")).expect("connects");
+    client.domain_path(7).expect("is answered");
+    within_seconds(|| text_of(&trace).contains(" GET_DOMAIN_PATH (/local/domain/7 )\n"));
+    assert!(text_of(&trace).contains(" GET_DOMAIN_PATH (7 )\n"));
+    assert!(text_of(&trace).contains("CREATE connection 0x"));
+
+    std::fs::rename(&trace, &moved).expect("is moved");
+    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::HUP)
+        .expect("is told");
+    within_seconds(|| trace.exists());
+    client.domain_path(8).expect("is answered");
+    client.control(&["log", "off"]).expect("is answered");
+    client.domain_path(9).expect("is answered");
+    let down = rvmm(&run_dir, &["down"]);
+    assert_eq!(down.status.code(), Some(0), "{}", err(&down));
+    let (before, after) = (text_of(&moved), text_of(&trace));
+    assert!(!before.contains("domain/8") && after.contains("domain/8"), "{after}");
+    assert!(after.starts_with("\n***\n") && !after.contains("domain/9"), "{after}");
+}
+
+fn text_of(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn within_seconds(is_so: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !is_so() {
+        assert!(std::time::Instant::now() < end, "in vain");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// A host's files in miniature.
+#[test]
+fn a_host_is_made_to_start_it_and_made_to_go_back() {
+    let dir = scratch();
+    let root = dir.path().join("root");
+    let program = root.join(env!("CARGO_BIN_EXE_rvmm").trim_start_matches('/'));
+    let settings = root.join("etc/default/xen");
+    for folder in [program.parent(), settings.parent(), Some(&root.join("etc/init.d"))] {
+        std::fs::create_dir_all(folder.expect("has one")).expect("is made");
+    }
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_rvmm"), &program).expect("is made");
+    std::fs::write(root.join("etc/init.d/xen"), "#!/bin/sh\n").expect("is written");
+    let boot = |command: &str| {
+        rvmm(dir.path(), &["boot", command, "--root", root.to_str().expect("is text")])
+    };
+    let none = boot("enable");
+    assert!(err(&none).contains("none of Xen's start scripts"), "{}", err(&none));
+
+    std::fs::write(&settings, "XENSTORED_ARGS=\"-W 5 --preserve-local\"\n").expect("is written");
+    let refused = boot("enable");
+    assert_eq!(refused.status.code(), Some(1));
+    let expected =
+        "XENSTORED_ARGS=\"-W 5 --preserve-local\": start scripts would fail: --preserve-local";
+    assert!(err(&refused).contains(expected), "{}", err(&refused));
+    assert!(!root.join("usr").exists());
+
+    let content = "XENSTORED_ARGS=\"-W 5\"\nXENSTORED=/usr/sbin/oxenstored\n";
+    std::fs::write(&settings, content).expect("is written");
+    assert_eq!(
+        (boot("status").status.code(), out(&boot("status"))),
+        (Some(1), "disabled\n".into())
+    );
+    let enabled = boot("enable");
+    assert_eq!(enabled.status.code(), Some(0), "{}", err(&enabled));
+    let said = out(&enabled);
+    assert!(said.contains("usr/local/lib/rvmm/xenstored: made, a link to "), "{said}");
+    let expected = "etc/default/xen: lines added at the end: \
+                    XENSTORED=/usr/local/lib/rvmm/xenstored (was /usr/sbin/oxenstored)\n";
+    assert!(said.contains(expected), "{said}");
+    assert!(said.ends_with("this program is the host's xenstored from its next boot on\n"));
+    assert_eq!((boot("status").status.code(), out(&boot("status"))), (Some(0), "enabled\n".into()));
+    assert!(out(&boot("enable")).starts_with("nothing to change\n"));
+
+    let disabled = boot("disable");
+    assert_eq!(disabled.status.code(), Some(0), "{}", err(&disabled));
+    assert_eq!(text_of(&settings), content);
+    assert!(!root.join("usr/local/lib/rvmm").exists());
+    assert_eq!(boot("status").status.code(), Some(1));
 }
 
 #[test]

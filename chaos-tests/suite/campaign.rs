@@ -309,8 +309,9 @@ for = \"10m\"
     let dir = tempfile::tempdir().expect("a directory");
     let profile = dir.path().join("lasting.toml");
     std::fs::write(&profile, LASTING).expect("is written");
+    let daemon = host.daemon_pid().expect("it tells");
     let limits = || {
-        let limits = std::fs::read_to_string(format!("/proc/{}/limits", host.pid()));
+        let limits = std::fs::read_to_string(format!("/proc/{daemon}/limits"));
         limits.expect("the host lives")
     };
     let before = (limits(), host.wait_complete(PATIENCE).expect("all run"));

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use chaos::bench;
-use chaos::harness::{FailoverLog, Host, HostOptions, Signal, knob, signal};
+use chaos::harness::{FailoverLog, Host, HostOptions, Signal, knob, signal, wait_for};
 use chaos::rng::Rng;
 use chaos::soak::{Soak, SoakConfig};
 
@@ -108,4 +108,44 @@ fn a_promotion_on_request_is_not_noticed() {
     }
     let verdict = soak.finish().expect("is judged");
     assert!(verdict.is_clean(), "{verdict}\n{}", host.log());
+}
+
+/// Daemons are killed under load, and the next one goes on each time. A client to which
+/// something was being written at that very moment is disconnected: whether it got that
+/// cannot be known. Nothing else may show.
+#[test]
+fn killed_daemons_cost_a_pause() {
+    let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
+    let soak = Soak::start(&host.socket(), SoakConfig::default()).expect("starts");
+    let mut rng = Rng::new(knob("RVMM_SEED", 1));
+    let kills = knob("RVMM_KILLS", 140) / 4;
+    let replicas = host.wait_complete(PATIENCE).expect("all run").replicas;
+    let pids = |replicas: &[chaos::harness::ReplicaStatus]| -> Vec<u32> {
+        replicas.iter().map(|replica| replica.pid).collect()
+    };
+    let mut pauses_ms = Vec::new();
+    for nth in 1..=kills {
+        std::thread::sleep(Duration::from_micros(100_000 + rng.next_u64() % 60_000));
+        signal(host.daemon_pid().expect("a daemon"), Signal::KILL).expect("it lives");
+        let restarted = wait_for("the next daemon", PATIENCE, || {
+            // Nobody answers in between.
+            let Ok(status) = host.status() else { return Ok(None) };
+            let last = status.holder.last_restart.filter(|_| status.holder.restarts == nth);
+            Ok(last.and_then(|last| last.pause_ms))
+        });
+        pauses_ms.push(restarted.expect("it serves"));
+    }
+    let status = host.wait_complete(PATIENCE).expect("all run");
+    assert_eq!(pids(&status.replicas), pids(&replicas), "all replicas live on");
+    let verdict = soak.finish().expect("is judged");
+    pauses_ms.sort_unstable();
+    let (median, longest) = (pauses_ms[pauses_ms.len() / 2], pauses_ms[pauses_ms.len() - 1]);
+    println!("{kills} daemons killed; pause: median {median} ms, longest {longest} ms\n{verdict}");
+    // Who is disconnected may miss events until it is back.
+    let wrong = verdict.lost + verdict.doubled + verdict.out_of_order();
+    assert!(wrong == 0 && verdict.linearizable, "{verdict}\n{}", host.log());
+    // What it had asked was answered to nobody.
+    assert!(verdict.errors <= verdict.disconnects, "{verdict}\n{}", host.log());
+    assert!(verdict.disconnects <= kills, "{verdict}\n{}", host.log());
+    assert!(verdict.is_clean() || verdict.disconnects > 0, "{verdict}\n{}", host.log());
 }

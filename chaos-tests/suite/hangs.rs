@@ -89,7 +89,11 @@ fn sleeps(pid: u32) -> u64 {
 fn an_idle_daemon_is_seldom_awake() {
     let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
     let status = host.wait_complete(PATIENCE).expect("all run");
-    let pids = status.replicas.iter().map(|replica| replica.pid).chain([host.pid()]);
+    let pids = status
+        .replicas
+        .iter()
+        .map(|replica| replica.pid)
+        .chain([host.daemon_pid().expect("it tells")]);
     // Attention fades a second after the last piece of work.
     std::thread::sleep(Duration::from_secs(2));
     let before: Vec<_> = pids.map(|pid| (pid, sleeps(pid))).collect();
@@ -116,4 +120,25 @@ fn a_replica_that_stops_while_idle_is_replaced_when_it_is_needed() {
         let after = host.xenstore().expect("a status");
         assert_eq!(after.generation > status.generation, of_primary, "{}", host.log());
     }
+}
+
+/// To give it up would be to lose the state.
+#[test]
+fn the_only_one_that_has_the_state_is_waited_for() {
+    let options = HostOptions::default().set("xenstore.replicas", 1);
+    let host = Host::start(rvmm(), &options).expect("starts");
+    let mut client = Client::connect(host.socket()).expect("connects");
+    client.set_timeout(PATIENCE);
+    client.write(Tx::NONE, "/t/only", b"kept").expect("is answered");
+    let replica = host.xenstore().expect("a status").primary().expect("a primary").pid;
+    signal(replica, Signal::STOP).expect("it lives");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(2));
+            signal(replica, Signal::CONT).expect("it lives");
+        });
+        assert_eq!(client.read(Tx::NONE, "/t/only").expect("is answered"), b"kept");
+    });
+    assert!(host.log().contains("nobody else has the state"), "{}", host.log());
+    assert_eq!(host.xenstore().expect("a status").primary().expect("a primary").pid, replica);
 }

@@ -381,8 +381,9 @@ fn connections_beyond_the_limit_are_turned_away() {
 fn without_descriptors_the_host_waits_and_serves_those_it_has() {
     let host = host();
     let mut client = Client::connect(host.socket()).expect("connects");
-    let pid = i32::try_from(host.pid()).ok().and_then(rustix::process::Pid::from_raw);
-    let open = std::fs::read_dir(format!("/proc/{}/fd", host.pid())).expect("its own").count();
+    let daemon = host.daemon_pid().expect("it tells");
+    let pid = i32::try_from(daemon).ok().and_then(rustix::process::Pid::from_raw);
+    let open = std::fs::read_dir(format!("/proc/{daemon}/fd")).expect("its own").count();
     let before = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let few = rustix::process::Rlimit { current: Some(open as u64 + 4), ..before };
     rustix::process::prlimit(pid, rustix::process::Resource::Nofile, few).expect("is lowered");

@@ -94,7 +94,8 @@ fn cores(status: &Path) -> String {
 fn only_those_who_answer_clients_are_bound_to_a_core() {
     let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
     let status = host.wait_complete(PATIENCE).expect("all run");
-    let tasks = format!("/proc/{}/task", host.pid());
+    let daemon = host.daemon_pid().expect("it tells");
+    let tasks = format!("/proc/{daemon}/task");
     let named = |name: &str| {
         let tasks = std::fs::read_dir(&tasks).expect("it lives").map(|task| task.expect("a task"));
         let mut paths = tasks.map(|task| task.path());
@@ -103,7 +104,7 @@ fn only_those_who_answer_clients_are_bound_to_a_core() {
         });
         cores(&found.expect("there is one").join("status"))
     };
-    let core = cores(Path::new(&format!("/proc/{}/status", host.pid())));
+    let core = cores(Path::new(&format!("/proc/{daemon}/status")));
     assert!(core.parse::<u32>().is_ok(), "{core} is not one core");
     for replica in &status.replicas {
         let path = format!("/proc/{}/status", replica.pid);

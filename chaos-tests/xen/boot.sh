@@ -1,17 +1,19 @@
 #!/bin/bash
-# Boots Xen with a Debian dom0 on an emulated machine, has dom0 go through the
-# life cycle of guests (dom0/life-cycle), and ends with the machine:
-#   boot.sh DIR OUT SECONDS DAEMON [FILE...]
-# DIR    what fetch.sh and build.sh filled
-# OUT    gets console.log (Xen's and dom0's console) and report.log (marks and trees)
-# DAEMON a script that starts the xenstore daemon inside dom0 (dom0/daemons)
-# FILE   goes into dom0's /opt, with its shared libraries; the one named "fire" is
-#        run in the background during the life cycle, and is to exit with 0 at SIGTERM
+# Boots Xen with a Debian dom0 on an emulated machine, has dom0 go through some
+# scenarios (dom0/main), and ends with the machine:
+#   boot.sh DIR OUT SECONDS DAEMON SCENARIOS [FILE...]
+# DIR       what fetch.sh and build.sh filled
+# OUT       gets console.log (Xen's and dom0's console) and report.log (marks, trees
+#           and figures)
+# DAEMON    a script that starts the xenstore daemon inside dom0 (dom0/daemons)
+# SCENARIOS names of scenarios (dom0/scenarios), separated by spaces
+# FILE      goes into dom0's /opt, with its shared libraries; the one named "fire" is
+#           run in the background during the scenarios, and is to exit with 0 at SIGTERM
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 lab=$(realpath "$1")
-out=$2 seconds=$3 daemon=$4
-shift 4
+out=$2 seconds=$3 daemon=$4 scenarios=$5
+shift 5
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$here/lib.sh"
 
@@ -19,6 +21,7 @@ tree=$out/tree
 rm -rf "$tree" "$out"/*.log
 mkdir -p "$tree/opt"
 cp "$daemon" "$tree/opt/daemon"
+tr ' ' '\n' <<<"$scenarios" >"$tree/opt/scenarios"
 if [ $# -gt 0 ]; then
   cp "$@" "$tree/opt/"
   libraries "$lab" "$tree" "$@"
@@ -34,7 +37,7 @@ rm -rf "$tree" "$out/opt.cpio"
 # and with XSAVE or PKU processes in dom0 segfault at random while a guest runs.
 # No comma may stand inside a module's arguments, where it ends the module.
 result=0
-timeout "$seconds" qemu-system-x86_64 -accel tcg -cpu max,-smap,-avx,-avx2,-rdtscp,-pku,-xsave -smp 1 -m 2G \
+timeout "$seconds" qemu-system-x86_64 -accel tcg -cpu max,-smap,-avx,-avx2,-rdtscp,-pku,-xsave -smp 1 -m 4G \
   -display none -nodefaults -no-user-config -monitor none -no-reboot \
   -serial "file:$out/console.log" -serial "file:$out/report.log" \
   -kernel "$lab/xen" -append "console=com1 com1=115200,8n1 dom0_mem=1024M,max:1024M loglvl=all guest_loglvl=all" \

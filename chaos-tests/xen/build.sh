@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes what the lab boots, from what fetch.sh brought and from this machine's
-# busybox, bash, ip and flock:
+# busybox, bash, dash, ip, flock, choom and start-stop-daemon:
 #   build.sh DIR    leaves xen, vmlinux and dom0.cpio in DIR
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -11,7 +11,7 @@ xen_bin=$lab/root/usr/lib/xen-4.17/bin
 
 # Not in the path of everybody: depmod.
 PATH=$PATH:/usr/sbin:/sbin
-for tool in qemu-system-x86_64 busybox bash ip flock cpio depmod ldd python3 xz zstd lz4; do
+for tool in qemu-system-x86_64 gcc busybox bash dash ip flock choom start-stop-daemon cpio depmod ldd python3 xz zstd lz4; do
   command -v "$tool" >/dev/null || { echo "build.sh: no $tool on this machine" >&2; exit 1; }
 done
 
@@ -68,6 +68,13 @@ guest() {
   image "$tree" "$lab/guest.cpio"
 }
 
+# The guest without an operating system: an ELF file that says where it is entered.
+bare() {
+  gcc -m32 -O2 -Wall -Wextra -Werror -ffreestanding -fno-pic -fno-stack-protector -fno-asynchronous-unwind-tables \
+    -fno-tree-loop-distribute-patterns -mgeneral-regs-only -nostdlib -static -no-pie \
+    -Wl,--build-id=none,-Ttext-segment=0x100000,-e,start,-z,norelro -o "$1" "$here/bare/guest.c"
+}
+
 dom0() {
   local tree=$lab/dom0 version=$1 program
   skeleton "$tree"
@@ -84,11 +91,23 @@ dom0() {
     cp -L "$(command -v $program)" "$tree/bin/$program"
     libraries "$lab" "$tree" "$tree/bin/$program"
   done
+  # How Debian starts the daemons, and what that takes, under the paths of its script.
+  mkdir -p "$tree"/etc/{init.d,default} "$tree"/lib/{init,lsb}
+  cp "$lab/root/etc/init.d/xen" "$tree/etc/init.d/"
+  cp "$lab/root/usr/share/xen-utils-common/default.xen" "$tree/etc/default/xen"
+  cp -r "$lab/root/usr/lib/xen-common" "$tree/usr/lib/"
+  cp /lib/init/vars.sh "$tree/lib/init/"
+  cp /lib/lsb/init-functions "$tree/lib/lsb/"
+  for program in bin/dash sbin/start-stop-daemon usr/bin/choom; do
+    rm -f "$tree/$program"
+    cp -L "$(command -v "${program##*/}")" "$tree/$program"
+    libraries "$lab" "$tree" "$tree/$program"
+  done
   # Loaded when a thread ends, so not among what ldd knows; xl aborts without it.
   cp -L /usr/lib/x86_64-linux-gnu/libgcc_s.so.1 "$tree/lib/"
   mkdir -p "$tree/etc/xen"
   cp -a "$lab"/root/etc/xen/{scripts,oxenstored.conf,xl.conf} "$tree/etc/xen/"
-  cp "$here"/dom0/{life-cycle,guest.cfg} "$lab/vmlinux-guest" "$lab/guest.cpio" "$tree/root/"
+  cp -r "$here"/dom0/{main,lib,daemons,scenarios,*.cfg} "$lab/vmlinux-guest" "$lab/guest.cpio" "$lab/bare" "$tree/root/"
   install "$here/dom0/init" "$tree/init"
   image "$tree" "$lab/dom0.cpio"
 }
@@ -99,4 +118,5 @@ zcat "$lab/root/boot/xen-4.17-amd64.gz" >"$lab/xen"
 python3 "$here/vmlinux.py" "$lab/root/boot/vmlinuz-$full" "$lab/vmlinux"
 python3 "$here/vmlinux.py" "$lab/root/boot/vmlinuz-$cloud" "$lab/vmlinux-guest"
 guest "$cloud"
+bare "$lab/bare"
 dom0 "$full"

@@ -22,8 +22,10 @@ pub use peer::{
     Actions, CampaignError, Change, ChangeError, Committed, FenceError, Install, Outbox, Peer,
     PeerStatus, ProposeError, RecoverError, Role, SnapshotError, Status,
 };
+#[cfg(feature = "rocksdb")]
+pub use store::RocksStore;
 pub use store::{
-    Batch, Entries, EntryKind, HardState, LogEntry, LogState, LogStore, MembersRecord, MemoryStore,
-    RocksStore, SnapshotRef, StoreError, StoredEntry, StoredSnapshot,
+    Batch, Entries, EntryKind, HAS_DURABLE_STORE, HardState, LogEntry, LogState, LogStore,
+    MembersRecord, MemoryStore, SnapshotRef, StoreError, StoredEntry, StoredSnapshot, open_durable,
 };
 pub use wire::StepError;

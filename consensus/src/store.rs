@@ -1,10 +1,15 @@
 //! Where a peer keeps what must outlive its process.
 
+#[cfg(feature = "rocksdb")]
 mod record;
+#[cfg(feature = "rocksdb")]
 mod rocks;
+
+use std::path::Path;
 
 use raft::eraftpb::{Entry, EntryType};
 
+#[cfg(feature = "rocksdb")]
 pub use rocks::RocksStore;
 
 use crate::members::{Step, steps_of};
@@ -207,6 +212,9 @@ pub enum StoreError {
     /// An earlier write failed, so that the peer no longer knows what is stored.
     #[error("log store: an earlier write failed")]
     Poisoned,
+    /// This program was built without such a store.
+    #[error("log store {0}: this program was built without RocksDB (feature \"rocksdb\")")]
+    NotBuiltIn(String),
 }
 
 /// A store. Writing is atomic, and returns once the configured durability is
@@ -227,6 +235,25 @@ pub trait LogStore {
     /// Whether what is written outlives the process. If so, the log is only
     /// compacted up to a stored snapshot.
     fn is_durable(&self) -> bool;
+}
+
+/// Whether [`open_durable`] can have a store: the feature `rocksdb` brings it.
+pub const HAS_DURABLE_STORE: bool = cfg!(feature = "rocksdb");
+
+/// Opens the store in `path` that outlives its process, or makes it. With `sync`, it
+/// outlives a loss of power as well.
+///
+/// # Errors
+/// [`StoreError::NotBuiltIn`] without [`HAS_DURABLE_STORE`]; else what a `RocksStore`
+/// finds wrong with the directory.
+pub fn open_durable(path: &Path, sync: bool) -> Result<Box<dyn LogStore>, StoreError> {
+    #[cfg(feature = "rocksdb")]
+    return Ok(Box::new(RocksStore::open(path, sync)?));
+    #[cfg(not(feature = "rocksdb"))]
+    {
+        let _ = sync;
+        Err(StoreError::NotBuiltIn(path.display().to_string()))
+    }
 }
 
 /// Durability `volatile`: keeps nothing beyond what the peer itself has in

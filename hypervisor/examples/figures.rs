@@ -6,7 +6,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use hypervisor::death::{self, DeathWatch};
-use hypervisor::domain::{ErrorOutput, Limits, ProcessDomain, SpawnSpec, inherited_descriptors};
+use hypervisor::domain::{
+    Bond, ErrorOutput, Limits, ProcessDomain, Program, SpawnSpec, inherited_descriptors,
+};
 use hypervisor::fabric::{FabricConfig, HostFabric, ReplicaFabric};
 use hypervisor::waiting::{CoreChooser, Spinner, Turn, pin_current_thread};
 use hypervisor::{ReplicaId, SlotId};
@@ -123,7 +125,7 @@ impl Pair {
         let mut host = HostFabric::new(FabricConfig::default())?;
         host.reset_slot(slot(), ReplicaId(1))?;
         let domain = ProcessDomain::spawn(SpawnSpec {
-            exe: "/proc/self/exe".into(),
+            program: Program::own(),
             name: "figures-replica".into(),
             args: Vec::new(),
             env: vec![
@@ -133,6 +135,7 @@ impl Pair {
             descriptors: host.descriptors(slot())?,
             error_output: ErrorOutput::Inherit,
             limits: Limits::default(),
+            bond: Bond::Host,
         })?;
         while host.replica_page(slot()).beats() == 0 {
             std::thread::yield_now();

@@ -47,6 +47,7 @@ pub use types::{
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use teeth::Bug;
 
 use crate::{Generation, ReplicaId, SlotId};
@@ -64,7 +65,7 @@ const STRIKES_REMEMBERED: usize = 64;
 const DEAD_REMEMBERED: usize = 64;
 
 /// Decides for one replica group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DecisionMaker {
     policy: Policy,
     phase: Phase,
@@ -157,6 +158,7 @@ impl DecisionMaker {
             Event::Recover { id, certificate, others } => {
                 self.recover(id, certificate, others, &mut todo);
             }
+            Event::HostChanged => self.host_changed(&mut todo),
             Event::Ready { id } => self.ready(id, &mut todo),
             Event::Failed { id, cause, applying } => self.failed(id, cause, applying, &mut todo),
             Event::Gone { id } => self.gone(id, &mut todo),
@@ -175,6 +177,7 @@ impl DecisionMaker {
                 }
             }
             Event::OperatorPromote { id } => self.operator_promote(id, &mut todo),
+            Event::Retire { id } => self.retire(id, &mut todo),
             Event::OperatorScale { replication_factor } => {
                 let here = self.members.values().filter(|m| m.standing.counts()).count();
                 let here = u8::try_from(here).unwrap_or(u8::MAX);
@@ -227,6 +230,28 @@ impl DecisionMaker {
         self.logged_voters = BTreeSet::from([id]);
         self.members.insert(id, Member::new(slot, Standing::Starting));
         todo.push(Decision::Spawn { id, slot, mode: SpawnMode::Recover });
+    }
+
+    /// Says all again that may not have been heard. Who leads hands over, to itself if
+    /// it can: then it is known for certain what was answered, and each host's reign
+    /// has a generation of its own.
+    fn host_changed(&mut self, todo: &mut Vec<Decision>) {
+        let fenced = self.members.iter().filter(|(_, m)| m.standing == Standing::Fenced);
+        todo.extend(fenced.map(|(&id, _)| Decision::Kill { id, cause: Cause::Retired }));
+        match self.phase {
+            Phase::Serving { primary } | Phase::Draining { primary } => {
+                self.wish.get_or_insert(primary);
+                self.phase = Phase::Draining { primary };
+                todo.push(self.isolation());
+                todo.push(Decision::Drain { id: primary });
+            }
+            Phase::Electing { .. } => self.elect(todo),
+            Phase::Promoting { candidate } => {
+                todo.push(self.isolation());
+                todo.push(self.promotion(candidate));
+            }
+            Phase::Forming | Phase::Lost { .. } => {}
+        }
     }
 
     /// Remembers a death.
@@ -452,6 +477,10 @@ impl DecisionMaker {
         let Some(candidate) = wished.or(first) else { return };
         self.phase = Phase::Promoting { candidate };
         self.fence_objectors(&logs, longest, todo);
+        todo.push(self.promotion(candidate));
+    }
+
+    fn promotion(&self, candidate: ReplicaId) -> Decision {
         let too_early = teeth::bites(Bug::QuarantinedTooEarly);
         let enough = if too_early { 1 } else { STRIKES_TO_QUARANTINE };
         let quarantine = self
@@ -460,7 +489,7 @@ impl DecisionMaker {
             .filter(|(_, strikes)| **strikes >= enough)
             .map(|(&no, _)| no)
             .collect();
-        todo.push(Decision::Promote { id: candidate, generation: self.generation, quarantine });
+        Decision::Promote { id: candidate, generation: self.generation, quarantine }
     }
 
     /// Those that may have a vote without being survivors, and whose log is longer
@@ -489,6 +518,10 @@ impl DecisionMaker {
             return;
         }
         self.phase = Phase::Serving { primary: id };
+        if let Some(member) = self.members.get_mut(&id) {
+            // It is of more use than what could come in its place.
+            member.retires = false;
+        }
         if teeth::bites(Bug::StrikesForgotten) {
             self.strikes.clear();
         }

@@ -3,12 +3,15 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// How many replicas of one component can exist at the same time.
 pub const SLOTS: usize = 8;
 
 /// A place for a replica in the fabric, `0..SLOTS`. A slot is used again after
 /// its occupant is confirmed gone; a [`ReplicaId`] never is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct SlotId(u8);
 
 impl SlotId {
@@ -36,6 +39,20 @@ impl SlotId {
     }
 }
 
+impl TryFrom<u8> for SlotId {
+    type Error = &'static str;
+
+    fn try_from(index: u8) -> Result<Self, Self::Error> {
+        Self::new(index).ok_or("there is no such slot")
+    }
+}
+
+impl From<SlotId> for u8 {
+    fn from(slot: SlotId) -> Self {
+        slot.0
+    }
+}
+
 impl fmt::Display for SlotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -44,7 +61,9 @@ impl fmt::Display for SlotId {
 
 /// One incarnation of a replica. Given by the host, never used again; 0 stands
 /// for "none".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct ReplicaId(pub u64);
 
 impl ReplicaId {
@@ -66,7 +85,9 @@ impl fmt::Display for ReplicaId {
 
 /// Reign of a primary, raised by the host with every change. Whatever bears an
 /// older generation is void.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Generation(pub u64);
 
 impl Generation {

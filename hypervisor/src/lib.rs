@@ -17,6 +17,7 @@ pub mod memory;
 pub mod monitor;
 pub mod ring;
 pub mod sandbox;
+pub mod socket;
 pub mod waiting;
 pub mod xen;
 

@@ -141,22 +141,10 @@ impl Segment {
         rustix::fs::fcntl_add_seals(&self.fd, SealFlags::SEAL).map_err(system("fcntl(F_ADD_SEALS)"))
     }
 
-    /// Forbids all future writers: mappings made before keep writing, nobody can
-    /// map the segment writable or write to its descriptor any more, not even
-    /// through a descriptor opened anew. Needs Linux 5.1.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn forbid_new_writers(&self) -> Result<(), MemoryError> {
-        rustix::fs::fcntl_add_seals(&self.fd, SealFlags::FUTURE_WRITE | SealFlags::SEAL)
-            .map_err(system("fcntl(F_ADD_SEALS)"))
-    }
-
     /// A new descriptor with which the segment can be mapped for reading only:
     /// the kernel refuses a writable mapping of it, now and by `mprotect` later.
     /// Whoever may open `/proc/self/fd` could gain a writable one, so the holder
-    /// must not be able to open files (see [`crate::sandbox`]), or the segment
-    /// must be under [`Segment::forbid_new_writers`].
+    /// must not be able to open files (see [`crate::sandbox`]).
     ///
     /// # Errors
     /// When `/proc` is not mounted or descriptors have run out.
@@ -177,10 +165,19 @@ impl Segment {
     /// Gives all pages back: the segment reads as zeros in every mapping.
     ///
     /// # Errors
-    /// When the kernel refuses, as it does under [`Segment::forbid_new_writers`].
+    /// When the kernel refuses.
     pub fn discard_contents(&self) -> Result<(), MemoryError> {
+        self.discard(0, self.len)
+    }
+
+    /// Gives the pages back that lie wholly between two places; what is left of the
+    /// others there reads as zeros as well.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn discard(&self, offset: usize, len: usize) -> Result<(), MemoryError> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&self.fd, flags, 0, self.len as u64)
+        rustix::fs::fallocate(&self.fd, flags, offset as u64, len as u64)
             .map_err(system("fallocate(PUNCH_HOLE)"))
     }
 
@@ -198,18 +195,39 @@ impl Segment {
 pub struct Fuse {
     /// Stores that still go through; for ever at [`u64::MAX`].
     left: AtomicU64,
+    /// Whether who stores behind it unwinds.
+    unwinds: bool,
 }
 
 impl Default for Fuse {
     fn default() -> Self {
-        Self { left: AtomicU64::new(u64::MAX) }
+        Self { left: AtomicU64::new(u64::MAX), unwinds: false }
     }
 }
 
+/// What a party unwinds with that has met a blown fuse: see [`Fuse::unwinding`].
+#[derive(Debug)]
+pub struct FuseBlown;
+
 impl Fuse {
+    /// A fuse at which the party itself comes to an end, by unwinding with
+    /// [`FuseBlown`] instead of storing: for one that acts by other means as well,
+    /// which must not go on either.
+    #[must_use]
+    pub fn unwinding() -> Self {
+        Self { unwinds: true, ..Self::default() }
+    }
+
     /// Blows after `stores` more words.
     pub fn light(&self, stores: u64) {
         self.left.store(stores, Ordering::Relaxed);
+    }
+
+    /// Lets everything through for now; what it is to be [lit](Self::light) with to go
+    /// on.
+    #[must_use]
+    pub fn pause(&self) -> u64 {
+        self.left.swap(u64::MAX, Ordering::Relaxed)
     }
 
     /// Whether it will blow, or has.
@@ -228,6 +246,9 @@ impl Fuse {
     pub fn burn(&self) -> bool {
         match self.left.load(Ordering::Relaxed) {
             u64::MAX => true,
+            0 if self.unwinds && !std::thread::panicking() => {
+                std::panic::resume_unwind(Box::new(FuseBlown))
+            }
             0 => false,
             left => {
                 self.left.store(left - 1, Ordering::Relaxed);
@@ -564,21 +585,11 @@ mod tests {
     }
 
     #[test]
-    fn later_writers_can_be_forbidden() {
-        let segment = Segment::create("test", PAGE_BYTES).unwrap();
-        let writer = segment.map_writable().unwrap();
-        segment.forbid_new_writers().unwrap();
-        writer.store(0, 1);
-        assert!(segment.map_writable().is_err());
-        assert_eq!(segment.map_read_only().unwrap().load(0), 1);
-    }
-
-    #[test]
     fn nobody_can_forbid_what_is_fixed() {
         let segment = Segment::create("test", PAGE_BYTES).unwrap();
         segment.fix_seals().unwrap();
         let other = Segment::from_fd(segment.duplicate_fd().unwrap()).unwrap();
-        assert!(other.forbid_new_writers().is_err());
+        assert!(rustix::fs::fcntl_add_seals(&other.fd, SealFlags::WRITE).is_err());
         segment.discard_contents().unwrap();
     }
 

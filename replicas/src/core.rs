@@ -160,6 +160,10 @@ pub struct Replica<X: Execute> {
     campaign_ticks: u32,
     campaign_patience: u32,
     became_primary: bool,
+    /// What it said when it became primary.
+    promoted: Option<FromReplica>,
+    /// The host wants to hear again what it may have missed.
+    repeats: bool,
     commit_announced: LogIndex,
     results: Results,
 }
@@ -213,6 +217,8 @@ impl<X: Execute> Replica<X> {
             campaign_ticks: 0,
             campaign_patience: CAMPAIGN_TICKS,
             became_primary: false,
+            promoted: None,
+            repeats: false,
             commit_announced: LogIndex(0),
             results: Results::default(),
         }
@@ -295,6 +301,13 @@ impl<X: Execute> Replica<X> {
             ToReplica::Isolate { generation, certificate, fenced } => {
                 self.isolate(generation, FenceEpoch(certificate), &fenced)?;
             }
+            // Said again by a host that does not know whether it was heard.
+            ToReplica::Promote { generation, .. }
+                if generation == self.generation && self.role != Role::Standby =>
+            {
+                self.repeats = true;
+            }
+            ToReplica::Drain if self.role == Role::Drained => self.repeats = true,
             ToReplica::Promote { generation, quarantine } if generation == self.generation => {
                 let refused = |_: &InputNo| !teeth::bites(Bug::QuarantineSkipped);
                 self.quarantine = quarantine.into_iter().filter(refused).collect();
@@ -492,6 +505,7 @@ impl<X: Execute> Replica<X> {
         }
         self.take_up_snapshot(link);
         moved |= self.release(link)?;
+        self.say_again(link);
         self.tell_host(link);
         Ok(moved)
     }
@@ -550,6 +564,20 @@ impl<X: Execute> Replica<X> {
             _ => {}
         }
         Ok(newest.is_some())
+    }
+
+    /// Repeats what a host may have heard that has ended since.
+    fn say_again(&mut self, link: &mut dyn Link) {
+        let message = match self.role {
+            _ if !std::mem::take(&mut self.repeats) => None,
+            Role::Primary => self.promoted.clone(),
+            Role::Drained => Some(FromReplica::Drained),
+            // It will say so in time.
+            Role::Standby | Role::Campaigning | Role::Finishing { .. } | Role::Draining => None,
+        };
+        if let Some(message) = message {
+            self.say(&message, link);
+        }
     }
 
     fn say(&self, message: &FromReplica, link: &mut dyn Link) {

@@ -3,7 +3,7 @@
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
-use consensus::{LogStore, MemoryStore, RocksStore};
+use consensus::{LogStore, MemoryStore};
 use hypervisor::fabric::ReplicaFabric;
 use hypervisor::sandbox::{self, Access, FileAccess};
 use hypervisor::waiting::{Nap, Spinner, Turn, set_time_slice};
@@ -151,5 +151,5 @@ fn open_store(storage: &Storage) -> Result<Box<dyn LogStore>, Fatal> {
         Storage::Process { directory } => (directory, false),
         Storage::Power { directory } => (directory, true),
     };
-    Ok(Box::new(RocksStore::open(directory, sync)?))
+    Ok(consensus::open_durable(directory, sync)?)
 }

@@ -12,7 +12,7 @@ use chaos::peers::{Kit, KitPart, Peer, PeerKind};
 use clap::{Args, Subcommand};
 
 use super::{Format, Which, print, print_json};
-use crate::start::is_taken;
+use crate::start::holder;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
@@ -132,7 +132,7 @@ struct Ours {
 impl Ours {
     fn find(args: &BenchArgs) -> anyhow::Result<Self> {
         let config = args.which.configuration()?;
-        if is_taken(&config.run_dir)? {
+        if holder(&config.run_dir)?.is_some() {
             return Ok(Self { socket: config.xenstore_socket(), _host: None });
         }
         let binary = std::env::current_exe().context("finding this program")?;

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{Format, Which, print};
 use crate::control::{ControlError, Fault, FaultKind, Request, Response, Target};
-use crate::start::is_taken;
+use crate::start::holder;
 use coordinator::events::Event;
 
 /// How long a daemon that answered `down` may take to be gone.
@@ -29,7 +29,7 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     }
     client.wait_for_end();
     let deadline = Instant::now() + GONE_PATIENCE;
-    while is_taken(&run_dir)? {
+    while holder(&run_dir)?.is_some() {
         if Instant::now() > deadline {
             bail!("the daemon said that it stops, but is still there");
         }

@@ -41,7 +41,8 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(status.health.exit_code()))
 }
 
-fn fetch(which: &Which) -> anyhow::Result<Status> {
+/// The status of the daemon that is meant.
+pub(super) fn fetch(which: &Which) -> anyhow::Result<Status> {
     match which.connect()?.call(&Request::Status, &[])?.response {
         Response::Status(status) => Ok(*status),
         Response::Refused { why } => bail!("{why}"),

@@ -15,10 +15,11 @@ use clap::Args;
 
 use super::Settings;
 use crate::config::{Config, Loaded, LogLevel};
-use crate::control::Listener;
+use crate::holder::{Inheritance, Order};
 use crate::host::HostStart;
-use crate::start::{READY_WORD, Ready, RunDir, control_socket, log_file, make_dir};
+use crate::start::{Announcer, READY_WORD, RunDir, log_file, make_dir};
 use coordinator::events::{Events, Tag};
+use rustix::process::Pid;
 
 /// How long a daemon in the background may take to be ready.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
@@ -35,13 +36,16 @@ pub(super) struct Up {
     /// This is the daemon that --detach leaves behind
     #[arg(long, hide = true)]
     detached: bool,
+    /// This is the daemon proper, and its parent the holder
+    #[arg(long, hide = true)]
+    held: bool,
 }
 
 pub(super) fn up(args: Up) -> anyhow::Result<ExitCode> {
-    let Up { settings, detach, detached } = args;
+    let Up { settings, detach, detached, held } = args;
     let loaded = Loaded::load(&settings.sources())?;
     if detach {
-        let args = std::env::args_os().skip(1).map(|arg| match arg.to_str() {
+        let args = super::words().into_iter().skip(1).map(|arg| match arg.to_str() {
             Some("--detach") => "--detached".into(),
             _ => arg,
         });
@@ -50,29 +54,47 @@ pub(super) fn up(args: Up) -> anyhow::Result<ExitCode> {
         super::print(format!("{READY_WORD}{serves} (pid {pid}, log {log})\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    serve(loaded, detached, || Ok(()))
+    if held { daemon(loaded, |_| Ok(())) } else { hold(loaded, detached) }
 }
 
-/// Serves until it is told to end; `detached` in the background. `once_ready` is done
-/// before anybody is told that the daemon is ready; what that cannot do is only told.
-pub(super) fn serve(
-    loaded: Loaded,
-    detached: bool,
-    once_ready: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
-) -> anyhow::Result<ExitCode> {
-    let Loaded { config, file, warnings, .. } = loaded;
+/// Holds the daemon that this command line asks for until it ends; `detached` in the
+/// background.
+pub(super) fn hold(loaded: Loaded, detached: bool) -> anyhow::Result<ExitCode> {
+    let config = loaded.config;
     if detached {
         // Fails only for the leader of a process group, which a child is not.
         let _ = rustix::process::setsid();
     }
     log_to_stderr(config.log);
-    let run_dir = RunDir::claim(&config.run_dir)?;
+    let order = Order {
+        run_dir: RunDir::claim(&config.run_dir)?,
+        args: std::env::args_os().skip(1).collect(),
+        announcer: Announcer::new(detached),
+        // What is said before and after any daemon: in the log file alone.
+        events: Arc::new(Events::new(1)),
+    };
+    Ok(crate::holder::run(order)?)
+}
+
+/// Serves until it is told to end. `once_ready` is done before anybody is told that the
+/// daemon is ready, with the id of the process that is to be told to end; what that
+/// cannot do is only told.
+pub(super) fn daemon(
+    loaded: Loaded,
+    once_ready: impl FnOnce(Pid) -> anyhow::Result<()> + 'static,
+) -> anyhow::Result<ExitCode> {
+    let Loaded { config, file, warnings, .. } = loaded;
     let events = Arc::new(Events::new(config.limits.events as usize));
+    // Before anything else is opened.
+    let inheritance = Inheritance::take(&events)?;
+    crate::host::name_process();
+    log_to_stderr(config.log);
     let from = file.map_or("no file".to_owned(), |file| file.display().to_string());
+    let holder = inheritance.handed.holder;
     events.info(
         &[Tag::Host],
         format!(
-            "rvmm {} starts, pid {}, {}, configuration: {from}",
+            "rvmm {} starts, pid {}, held by {holder}, {}, configuration: {from}",
             env!("CARGO_PKG_VERSION"),
             std::process::id(),
             config.run_dir.display()
@@ -81,23 +103,13 @@ pub(super) fn serve(
     for warning in &warnings {
         events.warn(&[Tag::Host], format!("configuration: {warning}"));
     }
-    let control = Listener::bind(&control_socket(&config.run_dir))?;
     let serves = format!(
         "xenstore at {}, {} replicas",
         config.xenstore_socket().display(),
         config.xenstore.replicas
     );
-    let told = Arc::clone(&events);
-    let ready = Box::new(move || {
-        if let Err(error) = once_ready() {
-            told.error(&[Tag::Host], format!("{error:#}"));
-        }
-        Ready::new(detached).notify(&serves);
-    });
-    let code = crate::host::run(config, HostStart { events, control, ready });
-    // The next daemon may come once nothing of this one is left.
-    drop(run_dir);
-    code
+    let once_ready = Box::new(move || once_ready(holder));
+    crate::host::run(config, HostStart { events, inheritance, serves, once_ready })
 }
 
 /// The events carry their own time and tags.

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, Parser};
+use rustix::process::Pid;
 
-use super::up::{Daemon, leave_behind, serve};
-use super::{Settings, given, print};
+use super::up::{Daemon, daemon, hold, leave_behind};
+use super::{Cli, Command, Settings, given, print};
 use crate::config::{Loaded, Override};
+use crate::start::holder;
 
 /// Where Xen's own daemon and its clients' library have the socket, if
 /// [`SOCKET_DIR_ENV`] does not say otherwise.
@@ -62,6 +64,9 @@ pub(super) struct Xenstored {
     /// A quota by its name; may be repeated
     #[arg(short = 'Q', long, value_name = "WHAT=N", value_parser = super::key_value)]
     quota: Vec<(String, String)>,
+    /// Append every message of every client to this file; SIGHUP opens it anew
+    #[arg(short = 'T', long, value_name = "FILE")]
+    trace_file: Option<PathBuf>,
     /// Keep the store in memory; it always is
     #[arg(short = 'I', long, value_name = "on|off", num_args = 0..=1)]
     internal_db: Option<Option<String>>,
@@ -70,13 +75,14 @@ pub(super) struct Xenstored {
     /// This is the daemon that is left behind
     #[arg(long, hide = true)]
     detached: bool,
+    /// This is the daemon proper, and its parent the holder
+    #[arg(long, hide = true)]
+    held: bool,
 }
 
 /// What Xen's daemon knows and this one does not do. Each is refused by its name.
 #[derive(Debug, Args)]
 struct Unsupported {
-    #[arg(short = 'T', long, hide = true)]
-    trace_file: Option<PathBuf>,
     #[arg(short = 'R', long, hide = true)]
     no_recovery: bool,
     #[arg(short = 'L', long, hide = true)]
@@ -99,7 +105,6 @@ impl Unsupported {
     /// The first one that was given.
     fn given(&self) -> Option<&'static str> {
         let all = [
-            (self.trace_file.is_some(), "--trace-file"),
             (self.no_recovery, "--no-recovery"),
             (self.preserve_local, "--preserve-local"),
             (!self.quota_soft.is_empty(), "--quota-soft"),
@@ -114,6 +119,20 @@ impl Unsupported {
 }
 
 impl Xenstored {
+    /// # Errors
+    /// The first flag that asks for what is not done here.
+    fn refuse_unsupported(&self) -> anyhow::Result<()> {
+        if let Some(flag) = self.unsupported.given() {
+            bail!("{flag} of Xen's xenstored is not supported");
+        }
+        match &self.internal_db {
+            Some(Some(kind)) if kind != "on" => {
+                bail!("--internal-db={kind} is not supported: the store is always kept in memory")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The configuration with what the flags say. The later ones of a key win, and
     /// the daemon's own come last.
     fn load(self) -> anyhow::Result<Loaded> {
@@ -132,6 +151,12 @@ impl Xenstored {
         let own = own.into_iter().filter_map(|(flag, name, text)| Some(quota(flag, name, text?)));
         let named = self.quota.into_iter().map(|(name, text)| quota("--quota", &name, text));
         sources.flags.extend(own.chain(named));
+        if let Some(path) = self.trace_file {
+            // The daemon may be in another directory.
+            let path = std::path::absolute(&path).unwrap_or(path);
+            let text = path.to_string_lossy().into_owned();
+            sources.flags.push(given("--trace-file", "xenstore.trace_file", text));
+        }
         if self.verbose {
             sources.flags.push(given("--verbose", "log", "debug".into()));
         }
@@ -146,33 +171,49 @@ impl Xenstored {
     }
 }
 
+/// Whether the daemon would start with these arguments.
+///
+/// # Errors
+/// What it would say otherwise.
+pub(super) fn check(args: &[String]) -> anyhow::Result<()> {
+    let words = ["rvmm", "xenstored"].into_iter().chain(args.iter().map(String::as_str));
+    if let Command::Xenstored(args) = Cli::try_parse_from(words)?.command {
+        args.refuse_unsupported()?;
+        args.load()?;
+    }
+    Ok(())
+}
+
 pub(super) fn xenstored(args: Xenstored) -> anyhow::Result<ExitCode> {
-    if let Some(flag) = args.unsupported.given() {
-        bail!("{flag} of Xen's xenstored is not supported");
-    }
-    if let Some(Some(kind)) = &args.internal_db
-        && kind != "on"
-    {
-        bail!("--internal-db={kind} is not supported: the store is always kept in memory");
-    }
+    args.refuse_unsupported()?;
     let (no_fork, detached, output_pid) = (args.no_fork, args.detached, args.output_pid);
-    let pid_file = args.pid_file.clone();
+    let (held, pid_file) = (args.held, args.pid_file.clone());
     let loaded = args.load()?;
+    if held {
+        return daemon(loaded, move |pid| pid_file.map_or(Ok(()), |file| write_pid(&file, pid)));
+    }
     let socket = loaded.config.xenstore_socket();
     if !detached && UnixStream::connect(&socket).is_ok() {
+        // Whoever starts it once more, as Debian does with each upgrade of Xen, has what
+        // it wants. Xen's C daemon goes by the file as well.
+        if let Some(pid) = pid_file.as_deref().and_then(|file| std::fs::read_to_string(file).ok())
+            && holder(&loaded.config.run_dir)?.as_deref() == Some(pid.trim())
+        {
+            eprintln!("rvmm: xenstored serves {} already (pid {})", socket.display(), pid.trim());
+            return Ok(ExitCode::SUCCESS);
+        }
         bail!("another xenstored serves {}; stop it first", socket.display());
     }
     if no_fork || detached {
         if no_fork && output_pid {
             print(format!("{}\n", std::process::id()))?;
         }
-        let file = pid_file.clone();
-        let code = serve(loaded, detached, move || file.as_deref().map_or(Ok(()), write_pid))?;
+        let code = hold(loaded, detached)?;
         // A file that nobody removed would only be untidy.
         let _ = pid_file.map(std::fs::remove_file);
         return Ok(code);
     }
-    let args = std::env::args_os().skip(1).chain(["--detached".into()]);
+    let args = super::words().into_iter().skip(1).chain(["--detached".into()]);
     let Daemon { pid, .. } = leave_behind(&loaded.config, args)?;
     if output_pid {
         print(format!("{pid}\n"))?;
@@ -180,16 +221,12 @@ pub(super) fn xenstored(args: Xenstored) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_pid(path: &Path) -> anyhow::Result<()> {
-    std::fs::write(path, format!("{}\n", std::process::id()))
-        .with_context(|| format!("pid file {}", path.display()))
+fn write_pid(path: &Path, pid: Pid) -> anyhow::Result<()> {
+    std::fs::write(path, format!("{pid}\n")).with_context(|| format!("pid file {}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
-    use super::super::{Cli, Command};
     use super::*;
 
     fn parse(words: &[&str]) -> Xenstored {
@@ -201,10 +238,12 @@ mod tests {
 
     #[test]
     fn flags_of_xens_daemon_become_keys() {
-        let words = "-E 7 --entry-size 8 -W 9 -t 10 -A 11 -M 12 -Q memory=13 -Q nodes=14 -V -N";
+        let words =
+            "-E 7 --entry-size 8 -W 9 -t 10 -A 11 -M 12 -Q memory=13 -Q nodes=14 -V -N -T /trace";
         let words: Vec<_> = words.split(' ').collect();
         let config = parse(&words).load().expect("is a configuration").config;
         assert!(config.xenstore.rings);
+        assert_eq!(config.xenstore.trace_file.as_deref(), Some(Path::new("/trace")));
         let quotas = config.xenstore.quotas;
         assert_eq!((quotas.nodes, quotas.node_size, quotas.watches), (14, 8, 9));
         assert_eq!((quotas.transactions, quotas.node_permissions, quotas.path_max), (10, 11, 12));
@@ -214,7 +253,6 @@ mod tests {
     #[test]
     fn what_is_not_done_is_refused_by_name() {
         for (words, named) in [
-            ("-T /tmp/trace", "--trace-file"),
             ("--preserve-local", "--preserve-local"),
             ("-w watch-event=3", "--timeout"),
             ("--internal-db off", "--internal-db=off"),

@@ -9,7 +9,11 @@ use super::{AckPolicy, Affinity, Config, Durability, Key, MemoryShares};
 pub(super) fn cross(config: &Config, origins: &Origins, problems: &mut Vec<Problem>) {
     let mut refuse = |name: &str, why: String| problems.push(problem(config, origins, name, &why));
     let xenstore = &config.xenstore;
-    if xenstore.durability != Durability::Volatile && config.state_dir.is_none() {
+    if xenstore.durability != Durability::Volatile && !consensus::HAS_DURABLE_STORE {
+        let why = "is not possible: this rvmm was built without RocksDB (feature \"rocksdb\"); \
+                   allowed: \"volatile\"";
+        refuse("xenstore.durability", why.into());
+    } else if xenstore.durability != Durability::Volatile && config.state_dir.is_none() {
         refuse("xenstore.durability", "needs state_dir, which is not set".into());
     }
     if xenstore.durability != Durability::Volatile && xenstore.ack == AckPolicy::Quorum {

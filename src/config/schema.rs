@@ -104,6 +104,8 @@ pub const KEYS: &[Key] = keys! {
         "whether the rings of Xen's domains are served; needs Xen's control domain, without another xenstored";
     "xenstore.socket_dir" => xenstore.socket_dir, Allowed::Path,
         "where xenstore's sockets live, if not in the run directory's xenstored";
+    "xenstore.trace_file" => xenstore.trace_file, Allowed::Path,
+        "where every message of every client is appended, as Xen's C daemon has it with -T; SIGHUP opens it anew";
     "xenstore.quotas.nodes" => xenstore.quotas.nodes, QUOTA,
         "nodes that a guest may own (0 in any quota: no limit)";
     "xenstore.quotas.node-size" => xenstore.quotas.node_size, QUOTA,

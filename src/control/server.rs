@@ -2,6 +2,7 @@
 //! operator can hold up the data path.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
@@ -10,15 +11,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::{ControlError, MAX_LINE, Request, Response, open, seal};
-use crate::start::notify_stopping;
+use crate::holder::Program;
+use crate::signals::EndSignals;
 use coordinator::events::{Events, Tag};
 
 /// Calls that may wait for the host; further ones are refused.
@@ -32,6 +34,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long answers may take to reach their clients when the daemon ends.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// What is done at SIGHUP.
+pub type Hangup = Box<dyn Fn() + Send + Sync>;
+
 /// A request on its way to the host.
 #[derive(Debug)]
 pub struct HostCall {
@@ -39,6 +44,8 @@ pub struct HostCall {
     pub request: Request,
     /// The bytes that came with it.
     pub attached: Vec<u8>,
+    /// With [`Request::Upgrade`]: the program that it names, examined.
+    pub program: Option<Program>,
     /// Where the answer goes; dropping it tells the client that the daemon
     /// ends. The asker may be gone: that is no error.
     pub reply: oneshot::Sender<Reply>,
@@ -99,9 +106,21 @@ impl Listener {
         Ok(Self { listener, path: path.to_path_buf() })
     }
 
+    /// The socket of an earlier daemon, which is bound to `path`.
+    ///
+    /// # Errors
+    /// [`ControlError::NoSocket`].
+    pub fn adopt(socket: OwnedFd, path: &Path) -> Result<Self, ControlError> {
+        let listener = StdListener::from(socket);
+        let no_socket = |why| ControlError::NoSocket { path: path.to_path_buf(), why };
+        listener.set_nonblocking(true).map_err(no_socket)?;
+        Ok(Self { listener, path: path.to_path_buf() })
+    }
+
     /// Serves the socket from a thread of its own until the returned server is
     /// dropped. Calls for the host come out of the channel, after `wake` was
-    /// called; so does [`Request::Down`] when the process is told to end.
+    /// called; so does [`Request::Down`] when the process is told to end. At SIGHUP
+    /// `hangup` is called instead, if there is one.
     ///
     /// # Errors
     /// What making the thread and its event loop may meet.
@@ -109,21 +128,22 @@ impl Listener {
         self,
         events: Arc<Events>,
         wake: impl Fn() + Send + Sync + 'static,
+        hangup: Option<Hangup>,
     ) -> io::Result<(Receiver<HostCall>, Server)> {
         let (calls, receiver) = bounded(MAX_CALLS);
         let (stop, ending) = watch::channel(());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let Self { listener, path } = self;
-        let listener = {
+        let (listener, signals) = {
             let _guard = runtime.enter();
-            UnixListener::from_std(listener)?
+            (UnixListener::from_std(listener)?, EndSignals::new()?)
         };
         let mut stopped = ending.clone();
-        let desk = Arc::new(Desk { calls, wake: Box::new(wake), events, ending });
+        let desk = Arc::new(Desk { calls, wake: Box::new(wake), hangup, events, ending });
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             let tasks = LocalSet::new();
             let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-            tasks.spawn_local(Arc::clone(&desk).signals());
+            tasks.spawn_local(Arc::clone(&desk).signals(signals));
             tasks.spawn_local(accept(listener, Arc::clone(&desk), Arc::clone(&slots)));
             tasks.block_on(&runtime, async {
                 // The sender says nothing; it goes away.
@@ -133,7 +153,13 @@ impl Listener {
                 let _ = tokio::time::timeout(FLUSH, slots.acquire_many(all)).await;
             });
         })?;
-        Ok((receiver, Server { stop: Some(stop), thread: Some(thread), path }))
+        Ok((receiver, Server { stop: Some(stop), thread: Some(thread), path: Some(path) }))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
@@ -143,12 +169,20 @@ impl Listener {
 pub struct Server {
     stop: Option<watch::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    path: PathBuf,
+    /// What is removed in the end.
+    path: Option<PathBuf>,
+}
+
+impl Server {
+    /// Ends it as dropping it does, but for the socket: that is for the next daemon.
+    pub fn leave(mut self) {
+        self.path = None;
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = self.path.take().map(std::fs::remove_file);
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -160,6 +194,7 @@ impl Drop for Server {
 struct Desk {
     calls: Sender<HostCall>,
     wake: Box<dyn Fn() + Send + Sync>,
+    hangup: Option<Hangup>,
     events: Arc<Events>,
     /// Closed when the server ends.
     ending: watch::Receiver<()>,
@@ -167,8 +202,14 @@ struct Desk {
 
 async fn accept(listener: UnixListener, desk: Arc<Desk>, slots: Arc<Semaphore>) {
     let own = rustix::process::geteuid().as_raw();
+    let mut ending = desk.ending.clone();
     loop {
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Who comes now may wait for the next daemon.
+            _ = ending.changed() => return,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, most likely: wait for some to be freed.
@@ -224,18 +265,29 @@ impl Desk {
 
     /// Has the host answer.
     async fn ask(&self, request: Request, attached: Vec<u8>) -> Reply {
-        if request == Request::Down {
-            notify_stopping();
-        }
+        let program = match &request {
+            Request::Upgrade { exe } => match Program::examine(exe.clone()).await {
+                Ok(program) => Some(program),
+                Err(error) => return Reply::refused(error.to_string()),
+            },
+            _ => None,
+        };
         let (reply, answer) = oneshot::channel();
-        match self.calls.try_send(HostCall { request, attached, reply }) {
+        match self.calls.try_send(HostCall { request, attached, program, reply }) {
             Ok(()) => (self.wake)(),
             Err(TrySendError::Full(_)) => {
                 return Reply::refused("the daemon has too many requests waiting");
             }
             Err(TrySendError::Disconnected(_)) => {}
         }
-        answer.await.unwrap_or_else(|_| Reply::refused("the daemon is going down"))
+        let mut ending = self.ending.clone();
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer.ok(),
+            // Who has not answered by now never will.
+            _ = ending.changed() => None,
+        };
+        answer.unwrap_or_else(|| Reply::refused("the daemon is going down"))
     }
 
     async fn dmesg(
@@ -268,18 +320,13 @@ impl Desk {
     }
 
     /// Ends the daemon in an orderly way when the process is told to end.
-    async fn signals(self: Arc<Self>) {
-        let (Ok(mut term), Ok(mut int)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            self.events.error(&[Tag::Host], "signals cannot be received");
-            return;
-        };
+    async fn signals(self: Arc<Self>, mut signals: EndSignals) {
         loop {
-            let name = tokio::select! {
-                _ = term.recv() => "SIGTERM",
-                _ = int.recv() => "SIGINT",
-            };
+            let (signal, name) = signals.next().await;
+            if let (Signal::HUP, Some(hangup)) = (signal, &self.hangup) {
+                hangup();
+                continue;
+            }
             self.events.info(&[Tag::Host], format!("{name}: going down"));
             let _ = self.ask(Request::Down, Vec::new()).await;
         }

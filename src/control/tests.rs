@@ -29,7 +29,7 @@ impl Rig {
         let wake = move || {
             counter.fetch_add(1, Ordering::SeqCst);
         };
-        let (calls, server) = listener.serve(Arc::clone(&events), wake).unwrap();
+        let (calls, server) = listener.serve(Arc::clone(&events), wake, None).unwrap();
         let host = thread::spawn(move || {
             let _server = server;
             for call in calls {

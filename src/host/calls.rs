@@ -15,12 +15,16 @@ use xenstore::stream::Version;
 use xenstore::wire::{self, MessageType};
 
 use super::import::Import;
-use super::looping::Host;
+use super::looping::{Ending, Holding, Host};
 use super::machine::Process;
 use super::settings::COMPONENT;
 use crate::config::MemoryShares;
 use crate::control::{ExportFormat, Fault, FaultKind, HostCall, Reply, Request, Response, Target};
-use crate::status::{Component, Counters, Replica, ReplicaState, Role, StateDigest, Status};
+use crate::holder::Program;
+use crate::status::{
+    Component, Counters, HolderStatus, LastRestart, Replica, ReplicaState, Role, StateDigest,
+    Status,
+};
 use coordinator::events::Tag;
 
 /// How long an operator's wish may take before the answer is that it did not
@@ -83,14 +87,19 @@ impl Waiting {
 
 impl Host {
     pub(super) fn call(&mut self, call: HostCall) {
-        let HostCall { request, attached, reply } = call;
+        let HostCall { request, attached, program, reply } = call;
         let answer = match request {
             Request::Status => Response::Status(Box::new(self.status())).into(),
             Request::Down => {
-                self.ending = true;
+                self.ending = Some(Ending::Down);
                 self.events.info(&[Tag::Control], "told to end");
+                self.tell_stopping();
                 Reply::done("the daemon ends")
             }
+            Request::Upgrade { .. } => match self.upgrade(program) {
+                Ok(text) => Reply::done(text),
+                Err(why) => Reply::refused(why),
+            },
             Request::Dmesg { .. } => Reply::refused("the control thread answers that itself"),
             Request::Fault(fault) => match self.fault(&fault) {
                 Ok(Some(poison)) => return self.waiting.add(Wish::Poison(poison), reply),
@@ -245,6 +254,17 @@ impl Host {
         let before = self.coordinator.decisions().generation();
         self.coordinator.step(Event::OperatorPromote { id });
         Ok(before)
+    }
+
+    fn upgrade(&mut self, program: Option<Program>) -> Result<String, String> {
+        let program = program.ok_or("no program is named")?;
+        if self.coordinator.service() != Service::Serving {
+            return Err("the component does not serve".into());
+        }
+        let text = format!("upgrade to {}", program.path.display());
+        self.events.info(&[Tag::Control], text.clone());
+        self.ending = Some(Ending::Upgrade(program));
+        Ok(text)
     }
 
     fn scale(&mut self, component: &str, replicas: u8) -> Result<(), String> {
@@ -408,7 +428,18 @@ impl Host {
             },
         };
         let uptime = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Status::new(&self.settings.config.run_dir, uptime, vec![component])
+        let Holding { holder, restarts, restart, pause } = &self.holding;
+        let restart = restart.as_ref().map(|restart| LastRestart {
+            cause: restart.cause.clone(),
+            from_version: restart.from_version.clone(),
+            pause_ms: pause.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
+        });
+        let holder = HolderStatus {
+            pid: u32::try_from(holder.as_raw_nonzero().get()).unwrap_or_default(),
+            restarts: *restarts,
+            last_restart: restart,
+        };
+        Status::new(&self.settings.config.run_dir, uptime, holder, vec![component])
     }
 
     fn replica_status(

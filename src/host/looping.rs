@@ -1,25 +1,27 @@
 //! The loop: waits for something to happen, and has the coordinator act.
 
-use std::os::fd::OwnedFd;
-use std::process::ExitCode;
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use coordinator::events::{Events, Tag};
-use coordinator::{Coordinator, News, Token};
+use coordinator::{Coordinator, News, Reopener, Rim, Token};
 use crossbeam_channel::Receiver;
 use hypervisor::waiting::{CoreChooser, Spinner, Ticker, Turn};
 use rustix::event::epoll;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::Pid;
 
 use super::HostStart;
 use super::calls::Waiting;
 use super::machine::Machine;
 use super::settings::{MONITOR_PERIOD, Settings};
+use super::takeover;
 use super::waker::Waker;
 use crate::config::Config;
-use crate::control::{HostCall, Server};
+use crate::control::{Hangup, HostCall, Server};
+use crate::holder::{About, Inheritance, Line, LineError, Program, Restart, Word, monotonic_ns};
 
 /// Loop token of the doorbell.
 const DOORBELL: u32 = 0;
@@ -41,7 +43,13 @@ pub(crate) struct Host {
     epoll: Arc<OwnedFd>,
     calls: Receiver<HostCall>,
     server: Option<Server>,
-    ready: Option<Box<dyn FnOnce()>>,
+    /// What is to be done when it serves.
+    once_ready: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
+    /// What it serves, for those who wait.
+    serves: String,
+    line: Arc<Line>,
+    _lock: OwnedFd,
+    pub(super) holding: Holding,
     cores: Option<CoreChooser>,
     next_core_look: Instant,
     last_cpu_time: Duration,
@@ -49,50 +57,93 @@ pub(crate) struct Host {
     ticker: Ticker,
     /// What the ticker is set to.
     period: Duration,
-    pub(super) ending: bool,
+    pub(super) ending: Option<Ending>,
 }
 
-/// Each client takes a descriptor, and the usual soft limit is meant for programs
-/// that use `select`.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    // What cannot be raised refuses clients later, and says so.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+/// How this daemon ends.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// Everything ends with it.
+    Down,
+    /// It leaves everything to this program.
+    Upgrade(Program),
+}
+
+/// Under whom this daemon runs, and as which one.
+#[derive(Debug)]
+pub(super) struct Holding {
+    /// The holder.
+    pub(super) holder: Pid,
+    /// Daemons before this one.
+    pub(super) restarts: u64,
+    /// Why there is this one.
+    pub(super) restart: Option<Restart>,
+    /// For how long nobody had served when this one did.
+    pub(super) pause: Option<Duration>,
 }
 
 impl Host {
     /// Makes everything, and starts the replicas.
     pub(crate) fn new(config: Config, start: HostStart) -> anyhow::Result<Self> {
         let settings = Arc::new(Settings::new(config)?);
-        raise_descriptor_limit();
-        let events = start.events;
+        let HostStart { events, inheritance, serves, once_ready } = start;
+        let Inheritance { line, tether, mut handed, lock } = inheritance;
+        let holding = Holding {
+            holder: handed.holder,
+            restarts: handed.restarts,
+            restart: handed.restart.clone(),
+            pause: None,
+        };
+        let control = takeover::control(&mut handed, &line, &settings.config.run_dir)?;
         let (backend, why) = settings.backends.describe();
         events.info(&[Tag::Host, Tag::Xenstore], format!("backend {backend}: {why}"));
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?);
         let waker = Waker::new().context("the doorbell")?;
-        let machine = Machine::new(Arc::clone(&settings), Arc::clone(&epoll), waker.clone())
-            .context("the launcher")?;
-        let (mut coordinator, beginning) = Coordinator::new(
-            settings.coordinator(),
-            machine,
-            Arc::clone(&epoll),
-            Arc::clone(&events),
-        )?;
+        let tether = Arc::new(tether);
+        let rim = || {
+            let (settings, epoll) = (Arc::clone(&settings), Arc::clone(&epoll));
+            let machine =
+                Machine::new(settings, Arc::clone(&epoll), waker.clone(), Arc::clone(&tether));
+            Ok::<_, anyhow::Error>(Rim {
+                platform: machine.context("the launcher")?,
+                epoll,
+                holder: line.clone(),
+                events: Arc::clone(&events),
+            })
+        };
+        let names: Vec<_> = handed.descriptors.keys().copied().collect();
+        let taken_over = takeover::take_over(&mut handed, &events, |held| {
+            Ok(Coordinator::adopt(settings.coordinator(), rim()?, held)?)
+        })?;
+        let (mut coordinator, beginning) = match taken_over {
+            Some(coordinator) => (coordinator, None),
+            None => {
+                let is_durable = settings.is_durable();
+                takeover::end_leftovers(&handed, &names, is_durable, &line, &events)?;
+                let (coordinator, beginning) = Coordinator::new(settings.coordinator(), rim()?)?;
+                (coordinator, Some(beginning))
+            }
+        };
+        let reopener = coordinator.trace_reopener();
+        // What runs at a terminal ends with it, unless it was told what SIGHUP is for.
+        let hangup = (reopener.is_some() || !std::io::stderr().is_terminal())
+            .then(|| -> Hangup { Box::new(move || reopener.iter().for_each(Reopener::reopen)) });
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         let add = |fd, token| epoll::add(&*epoll, fd, Token::Loop(token).to_data(), edge);
         add(coordinator.fabric().doorbell_fd(), DOORBELL).context("epoll")?;
         add(waker.fd(), DOORBELL).context("epoll")?;
         let ticker = Ticker::new(MONITOR_PERIOD).context("making a timer")?;
         epoll::add(&*epoll, &ticker, Token::Loop(TICKER).to_data(), edge).context("epoll")?;
-        let (calls, server) = start
-            .control
-            .serve(Arc::clone(&events), move || waker.wake())
+        let (calls, server) = control
+            .serve(Arc::clone(&events), move || waker.wake(), hangup)
             .context("the control socket")?;
         let cores = if settings.chooses_core() { CoreChooser::new().ok() } else { None };
         // Last: the threads that start replicas and serve operators, and the
         // choice of another core, are not bound to this one.
         settings.pin_this_thread().context("choosing a core (xenstore.affinity)")?;
-        coordinator.begin(beginning);
+        if let Some(beginning) = beginning {
+            coordinator.begin(beginning);
+        }
         let now = Instant::now();
         Ok(Self {
             coordinator,
@@ -100,24 +151,32 @@ impl Host {
             waiting: Waiting::default(),
             calls,
             server: Some(server),
-            ready: Some(start.ready),
+            once_ready: Some(once_ready),
+            serves,
+            line,
+            _lock: lock,
+            holding,
             cores,
             next_core_look: now + CORE_PERIOD,
             last_cpu_time: Duration::ZERO,
             spinner: Spinner::new(),
             ticker,
             period: MONITOR_PERIOD,
-            ending: false,
+            ending: None,
             settings,
             events,
             epoll,
         })
     }
 
-    /// Runs until somebody calls `down`.
-    pub(crate) fn run(&mut self) -> anyhow::Result<ExitCode> {
+    /// Runs until somebody calls `down` or `upgrade`, or there is nothing to be done
+    /// any more.
+    pub(crate) fn run(&mut self) -> anyhow::Result<Ending> {
         let mut ready = Vec::with_capacity(64);
-        while !self.ending {
+        loop {
+            if let Some(ending) = self.ending.take() {
+                return Ok(ending);
+            }
             let moved = self.coordinator.turn() | self.take_calls();
             if moved {
                 self.spinner.reset();
@@ -140,7 +199,6 @@ impl Host {
                 self.spinner.reset();
             }
         }
-        Ok(ExitCode::SUCCESS)
     }
 
     /// Blocks until there is something to do; whether it is more than a tick.
@@ -224,16 +282,38 @@ impl Host {
     fn take_news(&mut self) {
         for news in self.coordinator.take_news() {
             match news {
-                News::Serves => {
-                    if let Some(ready) = self.ready.take() {
-                        ready();
-                    }
-                }
-                News::CannotServe(_) => self.ending = true,
+                News::Serves => self.tell_ready(),
+                News::CannotServe(_) => self.ending = Some(Ending::Down),
                 News::Lost => self.waiting.refuse_all("the state of the component is gone"),
                 News::Exported { ticket, snapshot } => self.exported(ticket, &snapshot),
                 News::Answered { input, frame } => self.waiting.answered(input, &frame),
             }
+        }
+    }
+
+    /// Tells everybody who waits that this daemon serves, once.
+    fn tell_ready(&mut self) {
+        let Some(once_ready) = self.once_ready.take() else { return };
+        if let Err(error) = once_ready() {
+            self.events.error(&[Tag::Host], format!("{error:#}"));
+        }
+        let (serves, version) = (std::mem::take(&mut self.serves), About::own().version);
+        if let Err(error) = self.line.insist(&Word::Ready { serves, version }, &[]) {
+            self.events.error(&[Tag::Host], error.to_string());
+        }
+        if let Some(restart) = &self.holding.restart {
+            let pause_ns = monotonic_ns().saturating_sub(restart.since_ns);
+            let pause = Duration::from_nanos(pause_ns);
+            self.holding.pause = Some(pause);
+            let text = format!("serves again, after {} ms", pause.as_millis());
+            self.events.info(&[Tag::Host], text);
+        }
+    }
+
+    /// Tells the holder that this daemon is to end.
+    pub(super) fn tell_stopping(&self) {
+        if let Err(error) = self.line.insist(&Word::Stopping, &[]) {
+            self.events.error(&[Tag::Host], error.to_string());
         }
     }
 
@@ -254,5 +334,28 @@ impl Host {
             replica.wait_until_gone(deadline);
         }
         self.server = None;
+    }
+
+    /// Leaves everything to the daemon that is started from `program`.
+    ///
+    /// # Errors
+    /// When the holder cannot be told; everything is left all the same.
+    pub(crate) fn make_way(mut self, program: Program) -> Result<(), LineError> {
+        let Program { path, file } = program;
+        self.waiting.refuse_all("the daemon makes way for another one");
+        let upgrade = Word::Upgrade { path, since_ns: monotonic_ns() };
+        let told = self.line.insist(&upgrade, &[file.as_fd()]);
+        self.leave();
+        told
+    }
+
+    /// Leaves everything as it is to the next daemon. This process has to end then.
+    pub(crate) fn leave(mut self) {
+        if let Some(server) = self.server.take() {
+            server.leave();
+        }
+        self.coordinator.end_trace();
+        // What replicas and clients are in would be killed and closed.
+        std::mem::forget(self);
     }
 }

@@ -3,15 +3,14 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use consensus::{LogStore, RocksStore};
 use coordinator::{DeathWatch, Domain, LogOnDisk, Platform, PlatformError, Token, Used};
-use hypervisor::domain::{CpuTimes, Limits, ProcessDomain, SpawnSpec};
+use hypervisor::domain::{Bond, CpuTimes, Limits, ProcessDomain, Program, SpawnSpec, Tether};
 use hypervisor::fabric::ReplicaPageView;
 use hypervisor::waiting::pin_process;
 use hypervisor::xen::{Xen, XenHost};
@@ -35,6 +34,8 @@ pub(super) struct Machine {
     settings: Arc<Settings>,
     epoll: Arc<OwnedFd>,
     waker: Waker,
+    /// Replicas live as long as the holder.
+    tether: Arc<Tether>,
     launcher: Launcher,
 }
 
@@ -74,8 +75,16 @@ impl Domain for Process {
         self.0.cpu_times().ok()
     }
 
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.0.pidfd()]
+    }
+
     fn state(&self) -> Option<char> {
         self.0.state().ok()
+    }
+
+    fn runs_this_program(&self) -> bool {
+        self.0.runs_this_program().unwrap_or(true)
     }
 }
 
@@ -94,8 +103,10 @@ impl Machine {
         settings: Arc<Settings>,
         epoll: Arc<OwnedFd>,
         waker: Waker,
+        tether: Arc<Tether>,
     ) -> io::Result<Self> {
-        Ok(Self { launcher: Launcher::start(waker.clone())?, settings, epoll, waker })
+        let launcher = Launcher::start(waker.clone())?;
+        Ok(Self { launcher, settings, epoll, waker, tether })
     }
 
     fn attend(&self, id: ReplicaId, domain: &ProcessDomain) -> Result<(), PlatformError> {
@@ -117,7 +128,8 @@ impl Platform for Machine {
         let text = serde_json::to_string(spec).map_err(|error| PlatformError(error.to_string()))?;
         let id = spec.replica_id();
         let order = SpawnSpec {
-            exe: self.settings.exe.clone(),
+            // The same version as this process, whatever is at its path by now.
+            program: Program::own(),
             name: OsString::from(format!("rvmm: xenstore replica {id}")),
             args: vec!["replica".into(), text.into()],
             // Nothing but what they log.
@@ -129,6 +141,7 @@ impl Platform for Machine {
                 stack_bytes: Some(STACK_BYTES),
                 ..Limits::default()
             },
+            bond: Bond::Lifeline(Arc::clone(&self.tether)),
         };
         if self.launcher.order(id, order) {
             return Ok(());
@@ -144,6 +157,24 @@ impl Platform for Machine {
             Ok(Process(domain))
         });
         Some((launched.id, attended))
+    }
+
+    fn adopt(
+        &mut self,
+        id: ReplicaId,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Process, PlatformError> {
+        let pidfd = <[OwnedFd; 1]>::try_from(descriptors).map_err(|descriptors| {
+            PlatformError::new(
+                format_args!("replica {id}"),
+                format_args!("{} descriptors instead of its process", descriptors.len()),
+            )
+        })?;
+        let [pidfd] = pidfd;
+        let domain = ProcessDomain::adopt(pidfd)
+            .map_err(|error| PlatformError::new(format_args!("replica {id}"), error))?;
+        self.attend(id, &domain)?;
+        Ok(Process(domain))
     }
 
     fn watch(&mut self, page: &ReplicaPageView) -> Result<FutexWatch, PlatformError> {
@@ -178,7 +209,7 @@ impl Platform for Machine {
         std::fs::create_dir_all(&disks).map_err(at(&disks))?;
         let logs = replica_disks(&disks).map_err(at(&disks))?;
         let log = |(id, path): (ReplicaId, PathBuf)| {
-            let state = RocksStore::open(&path, false).and_then(|mut store| store.load());
+            let state = consensus::open_durable(&path, false).and_then(|mut store| store.load());
             let state = state.map_err(|error| PlatformError(error.to_string()));
             LogOnDisk { id, place: path.display().to_string(), state }
         };

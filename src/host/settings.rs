@@ -41,8 +41,6 @@ const IDLE_BEAT_MS: u32 = 100;
 
 /// See the module.
 pub(crate) struct Settings {
-    /// This program.
-    pub(crate) exe: PathBuf,
     /// Where the replicas' state machines are executed.
     pub(crate) backends: Backends,
     /// The configuration as it was loaded.
@@ -55,9 +53,8 @@ impl Settings {
     /// Settings by `config`.
     ///
     /// # Errors
-    /// When the own program cannot be found.
+    /// When it asks for what this machine does not have.
     pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
-        let exe = std::env::current_exe().context("finding the own program")?;
         let backends = Backends::choose(
             config.xenstore.backend,
             &Availability::probe(),
@@ -76,7 +73,7 @@ impl Settings {
                 chooser.least_busy()
             }
         };
-        Ok(Self { exe, backends, config, core: Mutex::new(core) })
+        Ok(Self { backends, config, core: Mutex::new(core) })
     }
 
     /// The core that the component's threads share.
@@ -144,6 +141,7 @@ impl Settings {
                 },
             },
             sockets: self.config.socket_dir(),
+            trace_file: xenstore.trace_file.clone(),
             guest_sockets: xenstore.guest_sockets,
             quotas,
             lockstep: xenstore.lockstep,

@@ -40,9 +40,16 @@ impl fmt::Display for Status {
         let up = humantime::format_duration(std::time::Duration::from_secs(self.uptime_ms / 1000));
         writeln!(
             f,
-            "{}: rvmm {}, pid {}, up {up}, {}",
-            self.health, self.version, self.pid, self.run_dir
+            "{}: rvmm {}, pid {} (holder {}), up {up}, {}",
+            self.health, self.version, self.pid, self.holder.pid, self.run_dir
         )?;
+        if let Some(last) = &self.holder.last_restart {
+            write!(f, "  restarts of the daemon: {}; {}", self.holder.restarts, last.cause)?;
+            match last.pause_ms {
+                Some(pause_ms) => writeln!(f, "; served again after {pause_ms} ms")?,
+                None => writeln!(f, "; does not serve yet")?,
+            }
+        }
         for component in &self.components {
             write!(f, "\n{component}")?;
         }
@@ -137,7 +144,8 @@ mod tests {
         assert_eq!(
             crate::status::tests::sample().to_string(),
             "\
-degraded: rvmm 0.1.0, pid 77, up 1m 1s, /run/rvmm
+degraded: rvmm 0.1.0, pid 77 (holder 70), up 1m 1s, /run/rvmm
+  restarts of the daemon: 2; the last daemon ended: signal 9; served again after 12 ms
 
 xenstore: degraded, generation 2, 3 replicas, all-live, volatile
   backend kvm, in lockstep: KVM is usable, on Intel VMX

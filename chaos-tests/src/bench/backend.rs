@@ -110,11 +110,12 @@ fn live(backend: &str, host: &Host, nodes: u32, kills: u32) -> Result<Life, Harn
     // That the store is as large is of no matter to the failovers' being measured.
     let _ = super::fill(&host.socket(), nodes);
     let status = host.wait_complete(COMPLETE)?;
+    let daemon = host.daemon_pid()?;
     let resident_kib = status.replicas.iter().filter_map(|r| resident_kib(r.pid)).collect();
     std::thread::sleep(SETTLE);
     let parties = |status: &ComponentStatus| {
         let replicas = status.replicas.iter().map(|replica| replica.pid);
-        replicas.chain([host.pid()]).filter_map(cpu_time).sum::<Duration>()
+        replicas.chain([daemon]).filter_map(cpu_time).sum::<Duration>()
     };
     let (begin, before) = (Instant::now(), parties(&status));
     std::thread::sleep(IDLE);

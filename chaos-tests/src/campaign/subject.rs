@@ -158,11 +158,12 @@ impl Subject {
             options.disk_mib.map(|mib| format!(", {mib} MiB of disk")).unwrap_or_default()
         );
         debug_assert!(durability != Durability::Volatile || disk.is_none());
+        let status = daemon.status()?;
         Ok(Self {
-            version: daemon.status()?.version,
+            version: status.version,
             daemon,
             socket: host.socket(),
-            pid: host.pid(),
+            pid: status.pid,
             text,
             root: "/chaos".into(),
             nodes: nodes.into(),

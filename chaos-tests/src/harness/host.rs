@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -163,10 +163,18 @@ impl Host {
         self.dir.path().join("log")
     }
 
-    /// The daemon's process id.
+    /// The id of the process that was started, which holds the daemon.
     #[must_use]
-    pub fn pid(&self) -> u32 {
+    pub fn holder_pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The id of the process that serves just now.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn daemon_pid(&self) -> Result<u32, HarnessError> {
+        Ok(self.status()?.pid)
     }
 
     /// The end of what the daemon logged.
@@ -264,11 +272,18 @@ impl Host {
     /// [`HarnessError::Command`] or [`HarnessError::TooLate`].
     pub fn stop(&mut self) -> Result<(), HarnessError> {
         self.command(&["down"])?;
-        wait_for("the end of rvmm", STOP_TIMEOUT, || io("waiting for rvmm", self.child.try_wait()))
-            .map(|_| ())
+        self.wait_end(STOP_TIMEOUT).map(|_| ())
     }
 
-    /// Kills the daemon itself, without warning.
+    /// Waits until it has ended, and tells how.
+    ///
+    /// # Errors
+    /// [`HarnessError::TooLate`].
+    pub fn wait_end(&mut self, timeout: Duration) -> Result<ExitStatus, HarnessError> {
+        wait_for("the end of rvmm", timeout, || io("waiting for rvmm", self.child.try_wait()))
+    }
+
+    /// Kills the holder, without warning, and so the daemon.
     pub fn kill(&mut self) {
         // Both fail only when it has ended already.
         let _ = self.child.kill();
@@ -287,12 +302,12 @@ impl Drop for Host {
     }
 }
 
-/// Sends `signal` to a replica's process.
+/// Sends `signal` to a process of a host.
 ///
 /// # Errors
 /// [`HarnessError::Io`] when there is no such process.
 pub fn signal(pid: u32, signal: Signal) -> Result<(), HarnessError> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let sent = pid.map_or(Err(rustix::io::Errno::SRCH), |pid| kill_process(pid, signal));
-    io("signalling a replica", sent.map_err(Into::into))
+    io("signalling a process", sent.map_err(Into::into))
 }

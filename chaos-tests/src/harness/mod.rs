@@ -8,7 +8,10 @@ mod status;
 pub use campaign::{FailoverLog, percentile};
 pub use host::{Host, HostOptions, signal};
 pub use rustix::process::Signal;
-pub use status::{ComponentStatus, FailoverStatus, HostStatus, ReplicaStatus, StateDigest};
+pub use status::{
+    ComponentStatus, FailoverStatus, HolderStatus, HostStatus, LastRestart, ReplicaStatus,
+    StateDigest,
+};
 
 use std::time::{Duration, Instant};
 

@@ -13,8 +13,32 @@ pub struct HostStatus {
     pub version: String,
     /// The daemon's process.
     pub pid: u32,
+    /// Whoever holds it.
+    pub holder: HolderStatus,
     /// Its components.
     pub components: Vec<ComponentStatus>,
+}
+
+/// The process that starts another daemon when one has died.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HolderStatus {
+    /// Its process, which is to be told to end.
+    pub pid: u32,
+    /// How many daemons it has started after the first one.
+    pub restarts: u64,
+    /// Why, the last time.
+    pub last_restart: Option<LastRestart>,
+}
+
+/// Why there is another daemon.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct LastRestart {
+    /// `died`, `upgrade` or `upgrade-failed`.
+    pub cause: String,
+    /// How the one before ended, if it was not to.
+    pub how: Option<String>,
+    /// For how long nobody served, milliseconds; none until somebody does.
+    pub pause_ms: Option<u64>,
 }
 
 /// One component.
@@ -160,7 +184,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_do_not_matter() {
-        let json = r#"{"health":"healthy","pid":7,"version":"x","components":[{"name":"xenstore",
+        let json = r#"{"health":"healthy","pid":7,"holder":{"pid":6,"restarts":0,"last_restart":null},
+            "version":"x","components":[{"name":"xenstore",
             "generation":3,"ack_policy":"all-live","durability":"volatile","replication_factor":2,
             "replicas":[{"id":1,"pid":8,"role":"primary","state":"running","last_input":5,
             "commit_index":4,"digest":null},{"id":2,"pid":9,"role":"standby","state":"running",

@@ -66,6 +66,8 @@ pub(super) struct Body {
     pub(super) dooms: u32,
     /// A fault was injected that may make it look broken, now or before.
     pub(super) touched: bool,
+    /// The host that has ordered it did not live to get it.
+    pub(super) is_stranger: bool,
 }
 
 impl Body {
@@ -84,6 +86,7 @@ impl Body {
             slower: 1,
             dooms: 0,
             touched: false,
+            is_stranger: false,
         }
     }
 

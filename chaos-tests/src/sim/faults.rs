@@ -4,7 +4,9 @@
 //! the plan goes to the end on purpose.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use coordinator::Service;
 use hypervisor::decision::{Event, Phase, Standing};
 use hypervisor::fabric::DigestRecord;
 use replica::protocol::ToReplica;
@@ -51,6 +53,8 @@ pub(super) enum Strike {
         /// Whether what was not synced is lost.
         power: bool,
     },
+    /// The host's process ends now, if it has not yet, and another goes on.
+    HostFalls,
 }
 
 /// A fault that is not over yet.
@@ -154,7 +158,13 @@ impl World {
         let mut rng = Rng::new(self.plan.seed ^ (u64::from(number) << 32) ^ 0x006f_6e65);
         if self.plan.happens(number, class) {
             let at_us = self.now_us();
+            let fuse = Arc::clone(&self.hall.borrow().fuse);
+            // What a person does to the host is done at once.
+            let left = fuse.pause();
             let hit = self.inject(class, &mut rng);
+            if self.host.is_some() && !fuse.is_lit() {
+                fuse.light(left);
+            }
             self.faults.due.push(DueFault { number, at_us, class, hit });
             match hit {
                 Some(component) => {
@@ -390,6 +400,22 @@ impl World {
                 }
                 self.opened(class, Component::Host)
             }
+            Class::HostRestart => {
+                let host = self.host.as_ref()?;
+                if host.service() != Service::Serving {
+                    // It would have nothing to leave.
+                    return None;
+                }
+                if rng.percent(30) {
+                    self.host_falls();
+                } else {
+                    let stores = rng.next_u64() % *rng.pick(&[10, 100, 1_000, 20_000]);
+                    self.hall.borrow().fuse.light(stores + 1);
+                    self.after(100_000, What::Strike(Strike::HostFalls));
+                    self.call_host(self.now_us());
+                }
+                self.opened(class, Component::Host)
+            }
             _ => None,
         }
     }
@@ -429,6 +455,7 @@ impl World {
     /// The host's process ends, and with it all replicas.
     fn host_crashes(&mut self, power: bool, rng: &mut Rng) {
         self.host = None;
+        self.holder.forget();
         self.observer = None;
         self.host_asleep = false;
         self.host_next_us = u64::MAX;
@@ -506,9 +533,24 @@ impl World {
         }
         self.faults.last_us = self.now_us();
         let mut rng = Rng::new(self.plan.seed ^ self.now_us());
+        let fuse = Arc::clone(&self.hall.borrow().fuse);
+        if strike == Strike::HostFalls {
+            if self.host.is_some() && fuse.is_lit() {
+                self.host_falls();
+            }
+            return;
+        }
+        let left = fuse.pause();
+        self.strikes(strike, &mut rng);
+        if self.host.is_some() && !fuse.is_lit() {
+            fuse.light(left);
+        }
+    }
+
+    fn strikes(&mut self, strike: Strike, rng: &mut Rng) {
         match strike {
             Strike::AnotherDies => {
-                if let Some(serial) = self.victim(&mut rng, 1) {
+                if let Some(serial) = self.victim(rng, 1) {
                     self.dies(serial);
                 }
             }
@@ -518,7 +560,7 @@ impl World {
                 let fresh = fresh.map(|(id, ..)| id).filter(|_| rng.percent(60));
                 let victim = match fresh {
                     Some(id) => self.serial_of(id),
-                    None => self.victim(&mut rng, 1),
+                    None => self.victim(rng, 1),
                 };
                 if let Some(serial) = victim {
                     self.dies(serial);
@@ -545,9 +587,11 @@ impl World {
                     self.after(delay, What::Strike(Strike::Promote(times - 1)));
                 }
             }
+            // That is done by who strikes.
+            Strike::HostFalls => {}
             Strike::HostEnds { power } => {
                 if self.host.is_some() {
-                    self.host_crashes(power, &mut rng);
+                    self.host_crashes(power, rng);
                 }
             }
             Strike::Surely(serial) => {

@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coordinator::{Coordinator, Durability, FrontLimits, News, Service, Settings, Token};
+use coordinator::{
+    Coordinator, Durability, FrontLimits, Held, Holder, News, Rim, Service, Settings, Token,
+};
 use hypervisor::decision::Policy;
+use hypervisor::memory::{Fuse, FuseBlown};
 use hypervisor::monitor::MonitorConfig;
 use rustix::event::{Timespec, epoll};
 use state_machine::{ConnId, Input, Reader};
@@ -42,6 +45,9 @@ pub(super) fn monitor(plan: &Plan) -> MonitorConfig {
     }
 }
 
+/// Each so-manyth host runs another program than the one before.
+const UPGRADE_EVERY: u64 = 3;
+
 fn settings(plan: &Plan, sockets: PathBuf) -> Settings {
     let stretch = plan.stretch;
     Settings {
@@ -53,6 +59,7 @@ fn settings(plan: &Plan, sockets: PathBuf) -> Settings {
         fabric: plan.fabric,
         front: front(),
         sockets,
+        trace_file: None,
         guest_sockets: true,
         lockstep: false,
         quotas: vec![("nodes", 1000), ("transactions", 10), ("watches", 128)],
@@ -81,9 +88,11 @@ impl World {
             clock: self.clock.clone(),
             disks: self.plan.disks,
         };
+        self.hall.borrow_mut().fuse = Arc::new(Fuse::unwinding());
         let settings = settings(&self.plan, self.directory.path().to_owned());
-        let made =
-            Coordinator::new(settings, machine, Arc::clone(&self.epoll), Arc::clone(&self.events));
+        let holder: Arc<dyn Holder> = self.holder.clone();
+        let (epoll, events) = (Arc::clone(&self.epoll), Arc::clone(&self.events));
+        let made = Coordinator::new(settings, Rim { platform: machine, epoll, holder, events });
         let (mut host, beginning) = match made {
             Ok(made) => made,
             Err(error) => return self.flaw("host", format_args!("it cannot start: {error}")),
@@ -99,6 +108,96 @@ impl World {
         self.call_host(self.now_us() + 10);
     }
 
+    /// The host's process ends, wherever it is, and leaves what is held and what it has
+    /// written down.
+    pub(super) fn host_falls(&mut self) {
+        self.hall.borrow().fuse.light(u64::MAX);
+        let Some(host) = self.host.take() else { return };
+        self.hall.borrow().abandoned.set(true);
+        drop(host);
+        self.hall.borrow().abandoned.set(false);
+        self.host_went();
+    }
+
+    fn host_went(&mut self) {
+        self.observe();
+        self.host_asleep = false;
+        self.host_next_us = u64::MAX;
+        self.stats.restarts += 1;
+        // What it has just ordered is started, or not; it is not there to hear of it.
+        if self.delay(0, 2) == 0 {
+            self.hall.borrow_mut().orders.clear();
+        }
+        self.take_orders();
+        self.hall.borrow_mut().started.clear();
+        if self.stats.restarts.is_multiple_of(UPGRADE_EVERY) {
+            self.hall.borrow_mut().program += 1;
+        }
+        for body in self.bodies.values_mut() {
+            body.is_stranger = !self.holder.holds(Held::Replica(body.id));
+        }
+        self.carry_out_kills();
+        let delay = self.delay(500, 200_000);
+        self.after(delay, What::HostGoesOn);
+    }
+
+    /// Another host goes on.
+    pub(super) fn host_goes_on(&mut self) {
+        if self.host.is_some() {
+            return;
+        }
+        self.watch_host_goes_on();
+        // All that the last one has started and nobody holds is ended first.
+        let strangers = self.bodies.iter().filter(|(_, body)| body.is_stranger);
+        for serial in strangers.map(|(&serial, _)| serial).collect::<Vec<_>>() {
+            self.dies(serial);
+            self.gone(serial);
+        }
+        match epoll::create(epoll::CreateFlags::CLOEXEC) {
+            Ok(epoll) => self.epoll = Arc::new(epoll),
+            Err(error) => return self.flaw("host", format_args!("no epoll: {error}")),
+        }
+        self.hall.borrow_mut().fuse = Arc::new(Fuse::unwinding());
+        let machine = SimMachine {
+            hall: self.hall.clone(),
+            clock: self.clock.clone(),
+            disks: self.plan.disks,
+        };
+        let settings = settings(&self.plan, self.directory.path().to_owned());
+        let holder: Arc<dyn Holder> = self.holder.clone();
+        let (epoll, events) = (Arc::clone(&self.epoll), Arc::clone(&self.events));
+        let held = self.holder.hand_out();
+        // This one may end as well, before it has taken everything up.
+        if !self.healing && self.delay(0, 5) == 0 {
+            let stores = self.delay(1, 300);
+            self.hall.borrow().fuse.light(stores);
+        }
+        let adopted = catch_unwind(AssertUnwindSafe(|| {
+            Coordinator::adopt(settings, Rim { platform: machine, epoll, holder, events }, held)
+        }));
+        let fuse = Arc::clone(&self.hall.borrow().fuse);
+        fuse.light(u64::MAX);
+        match adopted {
+            Ok(Ok(host)) => self.host = Some(host),
+            Ok(Err(error)) => {
+                return self.flaw("host", format_args!("it cannot go on: {error}"));
+            }
+            Err(panic) if panic.is::<FuseBlown>() => {
+                self.host_went();
+                return;
+            }
+            Err(panic) => {
+                return self.flaw("host", format_args!("panicked: {}", panic_text(&*panic)));
+            }
+        }
+        self.note("host", 0, "goes on", [0; 4]);
+        self.observe();
+        self.take_orders();
+        self.carry_out_kills();
+        self.people_listen();
+        self.call_host(self.now_us() + 10);
+    }
+
     /// One turn of the host's loop.
     pub(super) fn host_turn(&mut self) {
         let Some(mut host) = self.host.take() else { return };
@@ -109,14 +208,29 @@ impl World {
             let ready = self.ready();
             let told = ready.len() as u64;
             for (token, flags) in ready {
+                // Whoever is accepted just as the host ends is nobody's.
+                let accepts = matches!(token, Token::Listener(_));
+                let fuse = accepts.then(|| Arc::clone(&self.hall.borrow().fuse));
+                let left = fuse.as_ref().map(|fuse| fuse.pause());
                 host.ready(token, flags);
+                if let (Some(fuse), Some(left)) = (fuse, left) {
+                    fuse.light(left);
+                }
             }
             let moved = host.turn();
             host.look(moved);
-            (told, moved)
+            let asleep = host.prepare_sleep();
+            if !asleep {
+                host.wake_up();
+            }
+            (told, moved, asleep)
         }));
-        let (told, moved) = match turned {
+        let (told, moved, asleep) = match turned {
             Ok(turned) => turned,
+            Err(panic) if panic.is::<FuseBlown>() => {
+                self.host = Some(host);
+                return self.host_falls();
+            }
             Err(panic) => {
                 // What is left of it must not be taken apart as if it were whole.
                 std::mem::forget(host);
@@ -125,10 +239,6 @@ impl World {
         };
         let deliveries = host.deliveries();
         let values = [told, host.inputs(), deliveries.delivered, host.decisions().generation().0];
-        let asleep = host.prepare_sleep();
-        if !asleep {
-            host.wake_up();
-        }
         let (news, period) = (host.take_news(), host.period());
         self.host = Some(host);
         self.host_asleep = asleep;
@@ -224,6 +334,12 @@ impl World {
                 }
                 Seen::Fenced { id, cause } => self.fence_seen(id, cause),
                 Seen::Effect(bytes) => self.judge.effect(&bytes, now_us),
+                Seen::Abandoned(conn) => {
+                    self.stats.abandoned += 1;
+                    if let Some(person) = self.people.iter_mut().find(|p| p.conn == Some(conn)) {
+                        person.is_abandoned = true;
+                    }
+                }
                 Seen::Accepted { .. } => {}
             }
         }
@@ -314,6 +430,7 @@ impl World {
         let orders = std::mem::take(&mut self.hall.borrow_mut().orders);
         for order in orders {
             let body = super::body::Body::new(order.spec, order.memory, &self.clock);
+            body.process.program.set(self.hall.borrow().program);
             let id = body.id;
             let process = body.process.clone();
             self.order_seen(id, body.spec.slot_id());

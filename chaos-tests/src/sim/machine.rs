@@ -3,15 +3,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use coordinator::{DeathWatch, Domain, LogOnDisk, Observed, Platform, PlatformError, Used};
+use coordinator::{
+    DeathWatch, Domain, Held, Holder, LogOnDisk, Observed, Platform, PlatformError, Used,
+};
 use hypervisor::decision::Cause;
 use hypervisor::domain::CpuTimes;
 use hypervisor::fabric::ReplicaPageView;
+use hypervisor::memory::Fuse;
 use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::spec::{Backend, ReplicaSpec, Storage};
 use state_machine::{ConnId, DomId, InputNo};
@@ -84,6 +88,8 @@ pub(super) struct Process {
     pub(super) noticed: Cell<bool>,
     /// Its memory is gone.
     pub(super) gone: Cell<bool>,
+    /// What it runs.
+    pub(super) program: Cell<u64>,
 }
 
 impl Process {
@@ -97,6 +103,7 @@ impl Process {
             killed: Cell::new(false),
             noticed: Cell::new(false),
             gone: Cell::new(false),
+            program: Cell::new(0),
         }
     }
 
@@ -133,26 +140,50 @@ impl Process {
 }
 
 /// The coordinator's hand on a process.
-pub(super) struct SimDomain(pub(super) Rc<Process>);
+pub(super) struct SimDomain {
+    process: Rc<Process>,
+    runs_this_program: bool,
+    /// The host ends without having let go of it.
+    abandoned: Rc<Cell<bool>>,
+}
+
+impl SimDomain {
+    pub(super) fn new(process: &Rc<Process>, hall: &Hall) -> Self {
+        Self {
+            process: Rc::clone(process),
+            runs_this_program: process.program.get() == hall.program,
+            abandoned: Rc::clone(&hall.abandoned),
+        }
+    }
+}
 
 impl Domain for SimDomain {
     fn kill(&self) -> Result<(), PlatformError> {
-        self.0.killed.set(true);
+        self.process.killed.set(true);
         Ok(())
     }
 
+    fn runs_this_program(&self) -> bool {
+        self.runs_this_program
+    }
+
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        // The name that they are held by says all.
+        Vec::new()
+    }
+
     fn is_gone(&mut self) -> Result<bool, PlatformError> {
-        Ok(self.0.gone.get())
+        Ok(self.process.gone.get())
     }
 
     fn cpu_times(&self) -> Option<CpuTimes> {
-        let (ran, waited) = self.0.times();
-        (self.0.activity() != Activity::Ended)
+        let (ran, waited) = self.process.times();
+        (self.process.activity() != Activity::Ended)
             .then_some(CpuTimes { on_cpu_ns: ran * 1000, runnable_wait_ns: waited * 1000 })
     }
 
     fn state(&self) -> Option<char> {
-        match self.0.activity() {
+        match self.process.activity() {
             Activity::Well => Some('S'),
             Activity::Stopped => Some('T'),
             Activity::Spins | Activity::Starved => Some('R'),
@@ -163,7 +194,10 @@ impl Domain for SimDomain {
 
 impl Drop for SimDomain {
     fn drop(&mut self) {
-        self.0.killed.set(true);
+        // One that unwinds has ended.
+        if !self.abandoned.get() && !std::thread::panicking() {
+            self.process.killed.set(true);
+        }
     }
 }
 
@@ -183,6 +217,7 @@ pub(super) enum Seen {
     Promoted { id: ReplicaId, generation: Generation, last_input: InputNo },
     Fenced { id: ReplicaId, cause: Cause },
     Effect(Box<[u8]>),
+    Abandoned(ConnId),
 }
 
 /// A replica that was ordered.
@@ -202,6 +237,50 @@ pub(super) struct Hall {
     pub(super) seen: Vec<Seen>,
     /// The next order is refused.
     pub(super) refuse: bool,
+    /// What the host runs.
+    pub(super) program: u64,
+    /// The host's process ends.
+    pub(super) abandoned: Rc<Cell<bool>>,
+    /// Behind it lies all that the host writes.
+    pub(super) fuse: Arc<Fuse>,
+}
+
+/// Holds what the next host needs.
+#[derive(Default)]
+pub(super) struct SimHolder {
+    held: Mutex<BTreeMap<Held, Vec<OwnedFd>>>,
+}
+
+impl SimHolder {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<Held, Vec<OwnedFd>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is held, for the next host; it goes on being held.
+    pub(super) fn hand_out(&self) -> BTreeMap<Held, Vec<OwnedFd>> {
+        let clone = |fds: &Vec<OwnedFd>| fds.iter().filter_map(|fd| fd.try_clone().ok()).collect();
+        self.held().iter().map(|(name, fds)| (*name, clone(fds))).collect()
+    }
+
+    /// Nothing is held any more.
+    pub(super) fn forget(&self) {
+        self.held().clear();
+    }
+
+    pub(super) fn holds(&self, name: Held) -> bool {
+        self.held().contains_key(&name)
+    }
+}
+
+impl Holder for SimHolder {
+    fn hold(&self, name: Held, descriptors: &[BorrowedFd<'_>]) {
+        let held = descriptors.iter().filter_map(|fd| fd.try_clone_to_owned().ok()).collect();
+        self.held().insert(name, held);
+    }
+
+    fn let_go(&self, name: Held) {
+        self.held().remove(&name);
+    }
 }
 
 /// Where logs are, by the configured durability.
@@ -247,6 +326,18 @@ impl Platform for SimMachine {
         let hall = self.hall.borrow();
         let process = hall.processes.get(&page.replica());
         process.cloned().map(SimDeathWatch).ok_or_else(|| PlatformError("no such process".into()))
+    }
+
+    fn fuse(&self) -> Option<Arc<Fuse>> {
+        Some(Arc::clone(&self.hall.borrow().fuse))
+    }
+
+    fn adopt(&mut self, id: ReplicaId, _: Vec<OwnedFd>) -> Result<SimDomain, PlatformError> {
+        let hall = self.hall.borrow();
+        let process = hall.processes.get(&id);
+        process
+            .map(|process| SimDomain::new(process, &hall))
+            .ok_or_else(|| PlatformError("no such process".into()))
     }
 
     fn bind(&self, _: &SimDomain) -> Result<(), PlatformError> {
@@ -304,6 +395,7 @@ impl Platform for SimMachine {
             }
             Observed::Fenced { id, cause } => Seen::Fenced { id, cause },
             Observed::Effect(bytes) => Seen::Effect(bytes.into()),
+            Observed::Abandoned(conn) => Seen::Abandoned(conn),
         });
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Person {
     /// It does not read before then.
     reads_from_us: u64,
     pub(super) next_us: u64,
+    /// The host has told that it cannot go on with its connection.
+    pub(super) is_abandoned: bool,
 }
 
 impl Person {
@@ -40,6 +42,7 @@ impl Person {
             unsent: Vec::new(),
             reads_from_us: 0,
             next_us: u64::MAX,
+            is_abandoned: false,
         }
     }
 
@@ -146,6 +149,7 @@ impl World {
             return;
         }
         person.attempt += 1;
+        person.is_abandoned = false;
         person.stream = Some(stream);
         person.conn = None;
         person.unsent.clear();
@@ -250,7 +254,8 @@ impl World {
         let person = &mut self.people[index];
         person.stream = None;
         // A slow reader may rightly be given up.
-        let provoked = person.client.provoked() || self.lost || self.host.is_none();
+        let abandoned = std::mem::take(&mut person.is_abandoned);
+        let provoked = abandoned || person.client.provoked() || self.lost || self.host.is_none();
         if let Some(conn) = person.conn.take() {
             self.watch.count(Checker::BrokenConnection, 1);
             self.judge.closed(conn, Closer::Host { provoked }, now_us);

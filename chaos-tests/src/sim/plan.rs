@@ -112,6 +112,7 @@ const EVENTS: &[(FaultClass, u32)] = &[
     (FaultClass::PromoteStorm, 5),
     (FaultClass::HostCrash, 2),
     (FaultClass::PowerLoss, 2),
+    (FaultClass::HostRestart, 6),
 ];
 
 impl Plan {

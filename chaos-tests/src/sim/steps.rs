@@ -2,6 +2,7 @@
 //! end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use coordinator::Token;
 use replica::error::Fatal;
@@ -24,7 +25,10 @@ impl World {
     /// A process was started: the host gets its hand on it.
     pub(super) fn launched(&mut self, serial: u64) {
         let Some(body) = self.bodies.get(&serial) else { return };
-        let domain = SimDomain(body.process.clone());
+        if body.is_stranger {
+            return;
+        }
+        let domain = SimDomain::new(&body.process, &self.hall.borrow());
         self.hall.borrow_mut().started.push_back((body.id, Ok(domain)));
         let delay = self.delay(1, 50);
         self.call_host(self.now_us() + delay);
@@ -190,9 +194,12 @@ impl World {
     pub(super) fn gone(&mut self, serial: u64) {
         let Some(body) = self.bodies.remove(&serial) else { return };
         body.process.gone.set(true);
+        let fuse = Arc::clone(&self.hall.borrow().fuse);
+        let left = fuse.pause();
         if let Some(host) = &mut self.host {
             host.ready(Token::Replica(body.id), EventFlags::IN);
         }
+        fuse.light(left);
         self.take_orders();
         self.carry_out_kills();
         self.call_host(self.now_us());

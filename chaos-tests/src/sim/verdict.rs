@@ -34,6 +34,10 @@ pub struct Stats {
     pub replica_steps: u64,
     /// Times that a host began to serve.
     pub services: u64,
+    /// Hosts that ended, and that others went on for.
+    pub restarts: u64,
+    /// Connections that these could not go on with.
+    pub abandoned: u64,
     /// Primaries that began to serve.
     pub promotions: u64,
     /// Replicas that found that they must stop.
@@ -67,6 +71,8 @@ impl Stats {
         self.host_turns += other.host_turns;
         self.replica_steps += other.replica_steps;
         self.services += other.services;
+        self.restarts += other.restarts;
+        self.abandoned += other.abandoned;
         self.promotions += other.promotions;
         self.stops += other.stops;
         self.requests += other.requests;

@@ -24,7 +24,7 @@ use super::body::Body;
 use super::checkers::Checker;
 use super::faults::Faults;
 use super::judge::{Judge, Sampler};
-use super::machine::{Clock, Disks, Hall, SimMachine};
+use super::machine::{Clock, Disks, Hall, SimHolder, SimMachine};
 use super::mix::Mix;
 use super::people::Person;
 use super::plan::Plan;
@@ -56,6 +56,8 @@ pub(super) enum What {
     Fault(u32),
     /// A lasting fault ends.
     Healed(u64, super::faults::Lasting),
+    /// Another host goes on with what the last one has left.
+    HostGoesOn,
     /// A part of a fault that has several.
     Strike(super::faults::Strike),
     /// The host's process is started again.
@@ -75,6 +77,7 @@ pub(super) struct World {
     pub(super) hall: Rc<RefCell<Hall>>,
     pub(super) host: Option<Coordinator<SimMachine>>,
     pub(super) epoll: Arc<OwnedFd>,
+    pub(super) holder: Arc<SimHolder>,
     pub(super) events: Arc<Events>,
     pub(super) events_seen: u64,
     pub(super) observer: Option<IntakeReader>,
@@ -134,6 +137,7 @@ impl World {
             hall: Rc::default(),
             host: None,
             epoll: Arc::new(epoll::create(flags)?),
+            holder: Arc::default(),
             events: Arc::new(Events::new(64)),
             events_seen: 0,
             observer: None,
@@ -290,6 +294,7 @@ impl World {
             What::Healed(serial, lasting) => self.healed(serial, lasting),
             What::Strike(strike) => self.strike(strike),
             What::HostBegins => self.host_begins(),
+            What::HostGoesOn => self.host_goes_on(),
             What::Look => {
                 self.look();
                 self.after(super::LOOK_PERIOD_US, What::Look);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Report, ReportError};
 use crate::skip::target_dir;
 
-/// Why a life cycle could not be had. A test that meets one in
+/// Why a run could not be had. A test that meets one in
 /// [`Lab::prepare`] is skipped with [`crate::skip`].
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
@@ -44,25 +44,34 @@ fn io<T>(what: impl FnOnce() -> String, result: std::io::Result<T>) -> Result<T,
     result.map_err(|source| LabError::Io { what: what(), source })
 }
 
-/// What a life cycle runs with.
+/// A machine to boot: what its dom0 runs, and goes through.
 #[derive(Clone, Debug)]
-pub struct Scenario {
+pub struct Machine {
     /// Its name, which its files bear as well.
     pub name: String,
     /// The script that starts the xenstore daemon inside dom0.
     pub daemon: PathBuf,
+    /// The scenarios (`dom0/scenarios`), one after the other.
+    pub scenarios: Vec<&'static str>,
     /// Further files for dom0's `/opt`; shared libraries come with programs. A
-    /// script called `fire` runs in the background during the life cycle; the status
+    /// script called `fire` runs in the background during the scenarios; the status
     /// with which it exits at SIGTERM is that of the step `fire`.
     pub files: Vec<PathBuf>,
 }
 
-impl Scenario {
-    /// One of the daemons that the lab knows by name (`dom0/daemons`).
+impl Machine {
+    /// One with a daemon that the lab knows by name (`dom0/daemons`), and which goes
+    /// through these scenarios.
     #[must_use]
-    pub fn of_daemon(name: &str) -> Self {
+    pub fn of_daemon(name: &str, scenarios: &[&'static str]) -> Self {
         let daemon = scripts().join("dom0/daemons").join(name);
-        Self { name: name.to_owned(), daemon, files: Vec::new() }
+        Self { name: name.to_owned(), daemon, scenarios: scenarios.to_vec(), files: Vec::new() }
+    }
+
+    /// Under this name instead of its daemon's.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
     }
 
     /// With this program in dom0's `/opt`.
@@ -77,7 +86,6 @@ impl Scenario {
     /// # Errors
     /// When the script cannot be copied to where its name is right.
     pub fn under(mut self, fire: &str) -> Result<Self, LabError> {
-        self.name = format!("{}-{fire}", self.name);
         let dir = Lab::out(&self);
         let path = dir.join("fire");
         let what = || format!("copying to {}", path.display());
@@ -111,18 +119,18 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Boots a machine that goes through the life cycle, and reads its report. What
+    /// Boots a machine that goes through its scenarios, and reads its report. What
     /// it said is in `chaos/xen/NAME` of Cargo's target directory.
     ///
     /// # Errors
     /// [`LabError`] when it cannot be started, or is not through within `limit`
     /// without having said how far it got.
-    pub fn run(&self, scenario: &Scenario, limit: Duration) -> Result<Report, LabError> {
-        let out = Self::out(scenario);
+    pub fn run(&self, machine: &Machine, limit: Duration) -> Result<Report, LabError> {
+        let out = Self::out(machine);
         io(|| format!("creating {}", out.display()), std::fs::create_dir_all(&out))?;
         let mut boot = Command::new(scripts().join("boot.sh"));
         boot.arg(&self.dir).arg(&out).arg(limit.as_secs().to_string());
-        boot.arg(&scenario.daemon).args(&scenario.files);
+        boot.arg(&machine.daemon).arg(machine.scenarios.join(" ")).args(&machine.files);
         let ended = run("boot.sh", &mut boot);
         let path = out.join("report.log");
         let text = io(|| format!("reading {}", path.display()), std::fs::read_to_string(&path));
@@ -133,8 +141,8 @@ impl Lab {
 
     /// Where what a machine said is kept.
     #[must_use]
-    pub fn out(scenario: &Scenario) -> PathBuf {
-        target_dir().join("chaos/xen").join(&scenario.name)
+    pub fn out(machine: &Machine) -> PathBuf {
+        target_dir().join("chaos/xen").join(&machine.name)
     }
 }
 

@@ -4,6 +4,7 @@ mod faults;
 mod hostile;
 mod membership;
 mod paths;
+#[cfg(feature = "rocksdb")]
 mod rocks;
 mod store;
 mod world;

@@ -9,7 +9,7 @@ use teeth::Bug;
 use crate::ReplicaId;
 
 use super::DecisionMaker;
-use super::types::{AckPolicy, Asked, Cause, Decision, Loss, Phase, SpawnMode, Standing};
+use super::types::{AckPolicy, Asked, Cause, Decision, Loss, Member, Phase, SpawnMode, Standing};
 
 impl DecisionMaker {
     pub(super) fn gone(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
@@ -82,6 +82,16 @@ impl DecisionMaker {
         self.reconcile(todo);
     }
 
+    pub(super) fn retire(&mut self, id: ReplicaId, todo: &mut Vec<Decision>) {
+        if self.primary() == Some(id) {
+            return;
+        }
+        if let Some(member) = self.members.get_mut(&id).filter(|m| m.standing == Standing::Voter) {
+            member.retires = true;
+            self.reconcile(todo);
+        }
+    }
+
     /// Moves one step toward the wanted number of replicas, if there is one to
     /// make.
     pub(super) fn reconcile(&mut self, todo: &mut Vec<Decision>) {
@@ -93,6 +103,7 @@ impl DecisionMaker {
         let count = |standing| self.members.values().filter(|m| m.standing == standing).count();
         let arriving = count(Standing::Starting) + count(Standing::Learner);
         let voters = count(Standing::Voter);
+        let any_retires = self.members.values().any(Member::is_retiring_voter);
         let is_quorum = self.policy.ack == AckPolicy::Quorum;
         // With a quorum, the next change of votes waits until all know of the one
         // before: see the invariants.
@@ -109,33 +120,33 @@ impl DecisionMaker {
         } else if let Some(id) = self.unasked(Standing::Leaving) {
             self.ask(id, Asked::Removal);
             todo.push(Decision::Remove { primary, id });
-        } else if voters + arriving > wanted {
+        } else if voters + arriving > wanted + usize::from(any_retires && arriving > 0) {
             // With a quorum, a removal must not leave the dead in the majority.
             if !must_wait && (!is_quorum || self.dead_logged_voters() == 0) {
                 self.shrink(primary, todo);
             }
-        } else if voters < wanted
-            && arriving == 0
-            && !must_wait
-            && (self.policy.rebuild || self.owed > 0)
-            && self.spawn(SpawnMode::Join, todo)
-        {
-            self.owed = self.owed.saturating_sub(1);
+        } else if arriving > 0 || must_wait {
+            // One after the other.
+        } else if voters < wanted {
+            if (self.policy.rebuild || self.owed > 0) && self.spawn(SpawnMode::Join, todo) {
+                self.owed = self.owed.saturating_sub(1);
+            }
+        } else if any_retires && self.policy.rebuild {
+            // One more than are wanted, until it can take a place.
+            self.spawn(SpawnMode::Join, todo);
         }
     }
 
     fn shrink(&mut self, primary: ReplicaId, todo: &mut Vec<Decision>) {
-        let newest = |wanted: Standing| {
-            self.members
-                .iter()
-                .rev()
-                .find(|(id, m)| m.standing == wanted && **id != primary)
-                .map(|(&id, _)| id)
+        let newest = |is_wanted: &dyn Fn(&Member) -> bool| {
+            let mut others = self.members.iter().rev().filter(|(id, _)| **id != primary);
+            others.find(|(_, member)| is_wanted(member)).map(|(&id, _)| id)
         };
         // Those that are not yet of use go first.
-        let Some(id) = newest(Standing::Starting)
-            .or_else(|| newest(Standing::Learner))
-            .or_else(|| newest(Standing::Voter))
+        let Some(id) = newest(&|m| m.standing == Standing::Starting)
+            .or_else(|| newest(&|m| m.standing == Standing::Learner))
+            .or_else(|| newest(&Member::is_retiring_voter))
+            .or_else(|| newest(&|m| m.standing == Standing::Voter))
         else {
             return;
         };

@@ -428,6 +428,37 @@ fn scaling_down_removes_the_newest_standby_and_kills_it_once_it_is_out_of_the_lo
     assert_eq!(maker.is_gone(3), []);
 }
 
+/// Also with a quorum of two, which cannot spare any.
+#[test]
+fn who_retires_stays_until_another_one_has_come() {
+    for ack in [AckPolicy::AllLive, AckPolicy::Quorum] {
+        let mut maker = DecisionMaker::serving(Policy { ack, ..policy(2) });
+        let primary = id(1);
+        assert_eq!(maker.step(Event::Retire { id: primary }), []);
+        assert_eq!(maker.step(Event::Retire { id: id(2) }), [spawn(3, 2)]);
+        assert_eq!(maker.step(Event::Retire { id: id(2) }), [], "once is enough");
+        assert_eq!(maker.join(3, &[1, 2]), [Decision::Remove { primary, id: id(2) }]);
+        let retired = maker.tell(&[1, 3], &[], &[1, 3]);
+        assert_eq!(retired, [kill(2, Cause::Retired), isolate(1, 1, &[2])]);
+        assert_eq!(maker.is_gone(2), []);
+    }
+}
+
+#[test]
+fn who_retires_goes_first_when_there_are_too_many_and_stays_as_primary() {
+    let mut maker = DecisionMaker::serving(policy(3));
+    let primary = id(1);
+    assert_eq!(maker.step(Event::Retire { id: id(2) }), [spawn(4, 3)]);
+    assert_eq!(maker.factor(2), [kill(4, Cause::Retired)]);
+    assert_eq!(maker.is_gone(4), [Decision::Remove { primary, id: id(2) }]);
+    let mut maker = DecisionMaker::serving(policy(2));
+    assert_eq!(maker.step(Event::Retire { id: id(2) }), [spawn(3, 2)]);
+    assert_eq!(maker.fail(1, KILLED), [kill(1, KILLED), isolate(2, 1, &[1])]);
+    assert_eq!(maker.ack(2, 1, 9), [promote(2, 2)]);
+    assert_eq!(maker.serve(2, &[2]), []);
+    assert_eq!(maker.join(3, &[2]), [], "they are as many as are wanted");
+}
+
 #[test]
 fn scaling_to_one_keeps_the_primary() {
     let mut maker = DecisionMaker::serving(policy(3));

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Generation, ReplicaId, SlotId};
 
 /// Number of an input in the component's intake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct IntakeNo(pub u64);
 
 /// When a client is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AckPolicy {
     /// Once every replica that is not fenced has the input.
     AllLive,
@@ -18,7 +20,7 @@ pub enum AckPolicy {
 }
 
 /// What the operator configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Policy {
     /// When a client is answered.
     pub ack: AckPolicy,
@@ -29,7 +31,7 @@ pub struct Policy {
 }
 
 /// End of a replica's log; greater is longer (raft's comparison: term first).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LogPosition {
     /// Term of the last entry.
     pub term: u64,
@@ -77,7 +79,7 @@ pub enum SpawnMode {
 }
 
 /// Why the group cannot serve any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Loss {
     /// No replica with the state is alive.
     AllReplicas,
@@ -86,7 +88,7 @@ pub enum Loss {
 }
 
 /// Where a replica stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// Spawned, not heard of yet.
     Starting,
@@ -109,7 +111,7 @@ impl Standing {
 }
 
 /// Where the group stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Founders are starting.
     Forming,
@@ -157,6 +159,9 @@ pub enum Event {
         /// All others that its log knows: they are dead.
         others: Vec<ReplicaId>,
     },
+    /// Another host goes on with the group, which was not heard for a while. What was
+    /// decided last may have been done in part, or not at all.
+    HostChanged,
     /// A spawned replica has attached to its rings.
     Ready {
         /// Which.
@@ -219,6 +224,12 @@ pub enum Event {
     },
     /// An operator wants this primary.
     OperatorPromote {
+        /// Which.
+        id: ReplicaId,
+    },
+    /// This standby is to be replaced, while it lives: by one that comes first, so that
+    /// there are never fewer than are wanted.
+    Retire {
         /// Which.
         id: ReplicaId,
     },
@@ -300,14 +311,14 @@ pub enum Decision {
 }
 
 /// The membership change last asked for, so that it is asked for once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Asked {
     Learner,
     Voter,
     Removal,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Member {
     pub(super) slot: SlotId,
     pub(super) standing: Standing,
@@ -315,11 +326,18 @@ pub(super) struct Member {
     /// It found itself taken out of the members when it was to lead: it may still
     /// vote, and cannot lead.
     pub(super) is_out: bool,
+    /// Another one is to come in its place; until that has a vote, it stays.
+    pub(super) retires: bool,
 }
 
 impl Member {
     pub(super) fn new(slot: SlotId, standing: Standing) -> Self {
-        Self { slot, standing, asked: None, is_out: false }
+        Self { slot, standing, asked: None, is_out: false, retires: false }
+    }
+
+    /// Whether it is a survivor only until another one has come in its place.
+    pub(super) fn is_retiring_voter(&self) -> bool {
+        self.retires && self.standing == Standing::Voter
     }
 
     /// Whether it may have a vote, as far as anybody knows.

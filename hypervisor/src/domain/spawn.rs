@@ -11,11 +11,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
+use super::lifeline::{self, Tether};
 use super::{DomainError, system};
 
 /// The first inherited descriptor's number in the child.
@@ -36,7 +37,7 @@ pub enum ErrorOutput {
     To(OwnedFd),
 }
 
-/// What a domain may use at most. A core dump is never written.
+/// What a domain may use at most; without a number, as much as this process may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Address space, in bytes.
@@ -47,20 +48,60 @@ pub struct Limits {
     /// to be, in bytes. The latter are of the data.
     pub stack_bytes: Option<u64>,
     /// Open descriptors.
-    pub descriptors: u64,
+    pub descriptors: Option<u64>,
+    /// Core dumps, in bytes.
+    pub core_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// Those of this process.
+    pub const INHERITED: Self = Self {
+        address_space_bytes: None,
+        data_bytes: None,
+        stack_bytes: None,
+        descriptors: None,
+        core_bytes: None,
+    };
 }
 
 impl Default for Limits {
+    /// No core dumps, and as many descriptors as a replica has use for.
     fn default() -> Self {
-        Self { address_space_bytes: None, data_bytes: None, stack_bytes: None, descriptors: 1024 }
+        Self { descriptors: Some(1024), core_bytes: Some(0), ..Self::INHERITED }
     }
+}
+
+/// What is executed.
+#[derive(Debug)]
+pub enum Program {
+    /// What is at this path when the process starts.
+    At(PathBuf),
+    /// This open file, whatever is at its path by now.
+    File(OwnedFd),
+}
+
+impl Program {
+    /// The program that this process runs, even if its file is no longer there.
+    #[must_use]
+    pub fn own() -> Self {
+        Self::At("/proc/self/exe".into())
+    }
+}
+
+/// Whose end a domain does not outlive.
+#[derive(Debug)]
+pub enum Bond {
+    /// This process's.
+    Host,
+    /// The end of whoever holds this line; it may well outlive this process.
+    Lifeline(Arc<Tether>),
 }
 
 /// What to start.
 #[derive(Debug)]
 pub struct SpawnSpec {
     /// The program.
-    pub exe: PathBuf,
+    pub program: Program,
     /// How the process calls itself (`argv[0]`).
     pub name: OsString,
     /// Arguments after the name.
@@ -74,6 +115,8 @@ pub struct SpawnSpec {
     pub error_output: ErrorOutput,
     /// Resource limits.
     pub limits: Limits,
+    /// With whom it ends.
+    pub bond: Bond,
 }
 
 /// The descriptors that this process inherited from the host which started it as
@@ -168,7 +211,8 @@ struct Plan {
     /// All sources are above all targets. -1 leaves the target as it is.
     sources: Vec<RawFd>,
     limits: [(u32, Option<u64>); 5],
-    parent: libc::pid_t,
+    /// Whose child it must be; none when it hangs on the last of the descriptors.
+    parent: Option<libc::pid_t>,
     failed_call: &'static str,
     errno: c_int,
 }
@@ -191,6 +235,8 @@ fn spawn_here(spec: SpawnSpec) -> Result<Started, DomainError> {
     let env: Vec<CString> = spec
         .env
         .iter()
+        // This process may be a domain itself.
+        .filter(|(key, _)| key != COUNT_VARIABLE)
         .chain([&count])
         .map(|(key, value)| {
             let mut pair = key.clone();
@@ -202,7 +248,12 @@ fn spawn_here(spec: SpawnSpec) -> Result<Started, DomainError> {
 
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(system("open(/dev/null)"))?;
-    let first_free = FIRST_DESCRIPTOR + spec.descriptors.len() as RawFd;
+    let lifeline = match &spec.bond {
+        Bond::Host => None,
+        Bond::Lifeline(tether) => Some(tether.anew()?),
+    };
+    let counted = spec.descriptors.len() + usize::from(lifeline.is_some());
+    let first_free = FIRST_DESCRIPTOR + counted as RawFd;
     let above = |fd: &OwnedFd| {
         rustix::io::fcntl_dupfd_cloexec(fd, first_free).map_err(system("fcntl(F_DUPFD_CLOEXEC)"))
     };
@@ -211,7 +262,17 @@ fn spawn_here(spec: SpawnSpec) -> Result<Started, DomainError> {
         ErrorOutput::To(fd) => Some(above(fd)?),
         ErrorOutput::Inherit | ErrorOutput::Discard => None,
     };
-    let inherited = spec.descriptors.iter().map(above).collect::<Result<Vec<_>, _>>()?;
+    let inherited = spec.descriptors.iter().chain(&lifeline).map(above);
+    let inherited = inherited.collect::<Result<Vec<_>, _>>()?;
+    // Open until it is executed.
+    let (exe, _file) = match &spec.program {
+        Program::At(path) => (c_string(path.as_os_str())?, None),
+        Program::File(file) => {
+            let file = above(file)?;
+            let path = OsString::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            (c_string(&path)?, Some(file))
+        }
+    };
     let mut sources = vec![null.as_raw_fd(), null.as_raw_fd()];
     sources.push(match (&spec.error_output, &error_output) {
         (ErrorOutput::To(_), Some(fd)) => fd.as_raw_fd(),
@@ -221,18 +282,18 @@ fn spawn_here(spec: SpawnSpec) -> Result<Started, DomainError> {
     sources.extend(inherited.iter().map(AsRawFd::as_raw_fd));
 
     let mut plan = Plan {
-        exe: c_string(spec.exe.as_os_str())?,
+        exe,
         argv: pointers(&args),
         envp: pointers(&env),
         sources,
         limits: [
-            (libc::RLIMIT_CORE, Some(0)),
-            (libc::RLIMIT_NOFILE, Some(spec.limits.descriptors)),
+            (libc::RLIMIT_CORE, spec.limits.core_bytes),
+            (libc::RLIMIT_NOFILE, spec.limits.descriptors),
             (libc::RLIMIT_AS, spec.limits.address_space_bytes),
             (libc::RLIMIT_DATA, spec.limits.data_bytes),
             (libc::RLIMIT_STACK, spec.limits.stack_bytes),
         ],
-        parent: rustix::process::getpid().as_raw_nonzero().get(),
+        parent: lifeline.is_none().then(|| rustix::process::getpid().as_raw_nonzero().get()),
         failed_call: "",
         errno: 0,
     };
@@ -302,12 +363,14 @@ fn child_steps(plan: &Plan) -> &'static str {
     // keeps alive. None of them allocates or takes a lock. The handlers are the
     // child's own copy (no CLONE_SIGHAND), so are the descriptors (no CLONE_FILES).
     unsafe {
-        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-            return "prctl(PR_SET_PDEATHSIG)";
-        }
-        // Had the parent died just before, no signal would come any more.
-        if libc::getppid() != plan.parent {
-            return "getppid";
+        if let Some(parent) = plan.parent {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return "prctl(PR_SET_PDEATHSIG)";
+            }
+            // Had the parent died just before, no signal would come any more.
+            if libc::getppid() != parent {
+                return "getppid";
+            }
         }
         // A process group of its own: a terminal's ^C is not for replicas. Not a
         // session: with autogroup, the kernel would give each session its own
@@ -320,9 +383,16 @@ fn child_steps(plan: &Plan) -> &'static str {
                 return "dup2";
             }
         }
-        // Whatever else is open stays out, even what was opened without CLOEXEC.
-        // Where the kernel lacks this call, CLOEXEC has to do.
-        libc::syscall(libc::SYS_close_range, plan.sources.len() as u32, u32::MAX, 0);
+        if plan.parent.is_none()
+            && let Err(step) = lifeline::hang_on(plan.sources.len() as RawFd - 1)
+        {
+            return step;
+        }
+        // Whatever else is open stays out, even what was opened without CLOEXEC; but
+        // the program may still be among it. Where the kernel lacks this call, CLOEXEC
+        // has to do.
+        let first = plan.sources.len() as u32;
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         for (resource, limit) in plan.limits {
             if let Some(limit) = limit {
                 let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };

@@ -1,12 +1,13 @@
 //! The host's side of the fabric.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use super::layout::{FabricConfig, HostRegion, SlotRegion, page};
 use super::pages::{HostPage, ReplicaPageView};
 use super::{Doorbell, FabricError};
 use crate::id::{ReplicaId, SlotId};
-use crate::memory::{Segment, View, ViewMut};
+use crate::memory::{Fuse, Segment, View, ViewMut};
 use crate::ring::{
     Consumer, ConsumerParts, IntakeReader, IntakeWriter, PartyId, Producer, ProducerParts,
     Receiver, Sender,
@@ -42,19 +43,76 @@ impl HostFabric {
     /// # Errors
     /// When a size is unfit or the kernel refuses.
     pub fn new(config: FabricConfig) -> Result<Self, FabricError> {
+        Self::new_fused(config, None)
+    }
+
+    /// As [`Self::new`], with memory that this host cannot write any more when
+    /// `fuse` blows.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn new_fused(config: FabricConfig, fuse: Option<Arc<Fuse>>) -> Result<Self, FabricError> {
         config.check()?;
         let segment = Segment::create("rvmm-host", config.host_region_bytes())?;
-        let region = segment.map_writable()?;
-        segment.forbid_new_writers()?;
+        segment.fix_seals()?;
+        let region = segment.map_fused(fuse)?;
         let page = HostPage::new(page(&region));
         page.set_config(&config);
         let host = HostRegion(&region, &config);
         let intake = IntakeWriter::new(host.intake_line(), host.intake_data());
         let slots = SlotId::all()
-            .map(|slot| HostSlot::new(slot, &host, &config))
+            .map(|slot| {
+                let bytes = config.slot_region_bytes();
+                let segment = Segment::create(&format!("rvmm-slot-{slot}"), bytes)?;
+                segment.fix_seals()?;
+                HostSlot::new(slot, segment, new_doorbell()?, &host, &config)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let doorbell = new_doorbell()?;
         Ok(Self { config, segment, region, page, intake, doorbell, slots })
+    }
+
+    /// Goes on with the fabric of a host that has ended, whatever it was doing:
+    /// `fds` are its [`Self::own_descriptors`]. No slot is occupied before
+    /// [`Self::adopt_slot`] says so.
+    ///
+    /// # Errors
+    /// When the descriptors are not those, or what is in the memory is no fabric.
+    pub fn adopt(fds: Vec<OwnedFd>, fuse: Option<Arc<Fuse>>) -> Result<Self, FabricError> {
+        let mut fds = fds.into_iter();
+        let mut take = || fds.next().ok_or(FabricError::Descriptors("wrong count"));
+        let segment = Segment::from_fd(take()?)?;
+        let region = segment.map_fused(fuse)?;
+        let page = HostPage::new(page(&region));
+        let config = page.config().ok_or(FabricError::Descriptors("no sizes"))?;
+        config.check()?;
+        if region.len() != config.host_region_bytes() {
+            return Err(FabricError::Descriptors("the host region has another size"));
+        }
+        let host = HostRegion(&region, &config);
+        let intake = IntakeWriter::resume(host.intake_line(), host.intake_data())?;
+        let segments = SlotId::all().map(|_| Ok(Segment::from_fd(take()?)?));
+        let segments = segments.collect::<Result<Vec<_>, FabricError>>()?;
+        if segments.iter().any(|segment| segment.len() != config.slot_region_bytes()) {
+            return Err(FabricError::Descriptors("a slot's region has another size"));
+        }
+        let doorbell = Doorbell::from_fd(take()?);
+        let slots = SlotId::all()
+            .zip(segments)
+            .map(|(slot, segment)| {
+                HostSlot::new(slot, segment, Doorbell::from_fd(take()?), &host, &config)
+            })
+            .collect::<Result<Vec<_>, FabricError>>()?;
+        Ok(Self { config, segment, region, page, intake, doorbell, slots })
+    }
+
+    /// What a later host needs to [`Self::adopt`] this fabric.
+    #[must_use]
+    pub fn own_descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let segments = self.slots.iter().map(|place| place.segment.fd());
+        let doorbells = self.slots.iter().map(|place| place.doorbell.as_fd());
+        let own = [self.segment.fd()].into_iter().chain(segments);
+        own.chain([self.doorbell.as_fd()]).chain(doorbells).collect()
     }
 
     /// The sizes.
@@ -125,19 +183,36 @@ impl HostFabric {
         // before: it must not hear what that one was told.
         place.control.unbind();
         place.control.bind(replica.into());
-        let consumer = Consumer::new(
-            ConsumerParts {
-                header: SlotRegion(&place.region, &self.config).output_line(),
-                data: SlotRegion(&place.region, &self.config).output_data(),
-                position: HostRegion(&self.region, &self.config).output_position(slot),
-            }
-            .forgetful(),
-            PartyId::HOST,
-            replica.into(),
-        );
-        place.outputs = Some(Receiver::new(consumer, self.config.message_bytes));
-        place.occupant = replica;
+        self.listen(slot, replica, ConsumerParts::forgetful, |outputs| outputs);
         Ok(())
+    }
+
+    /// Goes on with the occupant that a slot had under the host before this one.
+    pub fn adopt_slot(&mut self, slot: SlotId, replica: ReplicaId) {
+        let place = &mut self.slots[slot.index()];
+        let host = HostRegion(&self.region, &self.config);
+        let parts = control_parts(slot, &host, &place.region, &self.config);
+        let control = Producer::resume(parts, PartyId::HOST, replica.into());
+        place.control = Sender::new(control, self.config.backlog_bytes);
+        self.listen(slot, replica, |parts| parts, Receiver::following);
+    }
+
+    fn listen(
+        &mut self,
+        slot: SlotId,
+        replica: ReplicaId,
+        begin: impl FnOnce(ConsumerParts) -> ConsumerParts,
+        receive: impl FnOnce(Receiver) -> Receiver,
+    ) {
+        let place = &mut self.slots[slot.index()];
+        let parts = ConsumerParts {
+            header: SlotRegion(&place.region, &self.config).output_line(),
+            data: SlotRegion(&place.region, &self.config).output_data(),
+            position: HostRegion(&self.region, &self.config).output_position(slot),
+        };
+        let consumer = Consumer::new(begin(parts), PartyId::HOST, replica.into());
+        place.outputs = Some(receive(Receiver::new(consumer, self.config.message_bytes)));
+        place.occupant = replica;
     }
 
     /// Stops listening to the occupant of a slot for good: nothing it writes from
@@ -202,28 +277,34 @@ impl HostFabric {
     }
 }
 
+fn control_parts(
+    slot: SlotId,
+    host: &HostRegion<'_, ViewMut>,
+    region: &View,
+    config: &FabricConfig,
+) -> ProducerParts {
+    ProducerParts {
+        header: host.control_line(slot),
+        data: host.control_data(slot),
+        position: SlotRegion(region, config).control_position(),
+    }
+}
+
 impl HostSlot {
     fn new(
         slot: SlotId,
+        segment: Segment,
+        doorbell: Doorbell,
         host: &HostRegion<'_, ViewMut>,
         config: &FabricConfig,
     ) -> Result<Self, FabricError> {
-        let segment = Segment::create(&format!("rvmm-slot-{slot}"), config.slot_region_bytes())?;
-        segment.fix_seals()?;
         // The host never writes a replica's memory: it only empties it.
         let region = segment.map_read_only()?;
-        let control = Producer::new(
-            ProducerParts {
-                header: host.control_line(slot),
-                data: host.control_data(slot),
-                position: SlotRegion(&region, config).control_position(),
-            },
-            PartyId::HOST,
-        );
+        let control = Producer::new(control_parts(slot, host, &region, config), PartyId::HOST);
         Ok(Self {
             page: ReplicaPageView::new(page(&region)),
             control: Sender::new(control, config.backlog_bytes),
-            doorbell: new_doorbell()?,
+            doorbell,
             outputs: None,
             occupant: ReplicaId::NONE,
             segment,

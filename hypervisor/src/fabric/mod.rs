@@ -35,6 +35,7 @@ use thiserror::Error;
 
 use crate::id::{ReplicaId, SLOTS, SlotId};
 use crate::memory::MemoryError;
+use crate::ring::IntakeError;
 
 /// Why a fabric could not be made or attached.
 #[derive(Debug, Error)]
@@ -61,6 +62,9 @@ pub enum FabricError {
     /// The descriptors handed over do not make a fabric.
     #[error("these descriptors are no fabric: {0}")]
     Descriptors(&'static str),
+    /// The intake of another host cannot be gone on with.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
     /// A replica must have an id.
     #[error("replica {0} cannot occupy a slot")]
     Replica(ReplicaId),

@@ -80,6 +80,30 @@ impl IntakeWriter {
         }
     }
 
+    /// The writer of an intake that another one has written before, and that readers
+    /// may be reading: goes on where that one ended, wherever it was interrupted.
+    ///
+    /// # Errors
+    /// [`IntakeError::Corrupt`] when there is no such intake.
+    pub fn resume(header: ViewMut, data: ViewMut) -> Result<Self, IntakeError> {
+        let mut writer = Self::new(header, data);
+        let mut reader = IntakeReader::new(writer.header.read_only(), writer.data.view.read_only());
+        writer.oldest = reader.at;
+        let mut input = Vec::new();
+        while let Some(no) = reader.next(&mut input)? {
+            writer.last_no = no;
+            writer.ends.push_back(reader.at);
+        }
+        writer.head = reader.at;
+        if writer.ends.is_empty() {
+            // The last number is shown after the input that bears it.
+            writer.last_no = writer.header.load(LAST_NO);
+        } else {
+            writer.header.store(LAST_NO, writer.last_no);
+        }
+        Ok(writer)
+    }
+
     /// Appends input `no` and shows it to the readers. The first one may bear any
     /// number but 0, each later one the next.
     ///
@@ -104,8 +128,8 @@ impl IntakeWriter {
         self.head += need;
         self.last_no = no;
         self.ends.push_back(self.head);
-        self.header.store(LAST_NO, no);
         self.header.store_release(HEAD, self.head);
+        self.header.store(LAST_NO, no);
         Ok(())
     }
 

@@ -143,6 +143,8 @@ pub struct Receiver {
     ring: Consumer,
     partial: Vec<u8>,
     assembling: bool,
+    /// It may begin in the middle of a message.
+    follows: bool,
     message_max: usize,
 }
 
@@ -150,11 +152,21 @@ impl Receiver {
     /// A receiver of messages of at most `message_max` bytes.
     #[must_use]
     pub fn new(ring: Consumer, message_max: usize) -> Self {
-        Self { ring, partial: Vec::new(), assembling: false, message_max }
+        Self { ring, partial: Vec::new(), assembling: false, follows: false, message_max }
+    }
+
+    /// One that comes after another receiver: the rest of a message of which that one
+    /// has taken the beginning is left out.
+    #[must_use]
+    pub fn following(self) -> Self {
+        Self { follows: true, ..self }
     }
 
     /// Replaces the content of `out` by the next message. `Ok(false)` when no whole
     /// message is there. The work of one call is bounded by the ring's size.
+    ///
+    /// A message is done with when the next one is asked for: another receiver that
+    /// comes after this one begins with it at the latest, unless it fills the ring.
     ///
     /// # Errors
     /// When the ring's content is impossible or a message too large; then for ever.
@@ -162,13 +174,22 @@ impl Receiver {
         if !self.ring.has_more() && !self.ring.look_at_producer()? {
             return Ok(false);
         }
+        if !self.assembling {
+            self.ring.done_with_all();
+        }
         while self.ring.has_more() {
+            if self.is_large() {
+                self.ring.done_with_all();
+            }
             out.clear();
             let flags = self.ring.append_next(out)?;
             if flags & FIRST != 0 {
                 // The sender dropped the rest of a message that it had begun.
                 self.partial.clear();
                 self.assembling = true;
+                self.follows = false;
+            } else if self.follows {
+                continue;
             } else if !self.assembling {
                 return Err(self.ring.fail("a message without a beginning"));
             }
@@ -199,10 +220,19 @@ impl Receiver {
         self.ring.has_more() || self.ring.look_at_producer().unwrap_or(true)
     }
 
-    /// Gives the room of what was received back. To be called after each round.
-    /// Says whether the sender waits for room, that is, has to be woken.
+    /// Gives the room of what was received back. To be called after each round, when
+    /// all of it is done with. Says whether the sender waits for room, that is, has to be
+    /// woken.
     pub fn release(&mut self) -> bool {
-        self.ring.release()
+        if !self.assembling || self.is_large() {
+            self.ring.done_with_all();
+        }
+        self.ring.release_done()
+    }
+
+    /// Whether the message that is being put together needs the room of its beginning.
+    fn is_large(&self) -> bool {
+        self.partial.len() > self.ring.capacity() / 2
     }
 }
 

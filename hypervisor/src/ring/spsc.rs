@@ -87,6 +87,29 @@ impl Producer {
         }
     }
 
+    /// The producer `me` of a ring that `consumer` reads, and that another process
+    /// has written as the same party: goes on behind what that one has shown.
+    #[must_use]
+    pub fn resume(parts: ProducerParts, me: PartyId, consumer: PartyId) -> Self {
+        let mut ring = Self::new(parts, me);
+        ring.published = ring.header.load(HEAD);
+        ring.head = ring.published;
+        if ring.header.load(CONSUMER) == consumer.0 {
+            ring.start = ring.header.load(START);
+            // Nothing older than this is in the ring. A consumer that does not tell what it
+            // has taken gets no more before it does.
+            let oldest = ring.head.saturating_sub(ring.data.capacity());
+            ring.taken = ring.start.max(oldest);
+            ring.look_at_consumer();
+            ring.consumer = Some(consumer);
+            // It may have been told so, and is told again when there is no room.
+            ring.header.store(WANTS_ROOM, 0);
+        } else {
+            ring.bind(consumer);
+        }
+        ring
+    }
+
     /// Takes the ring from its consumer: what it did not take is dropped.
     pub fn unbind(&mut self) {
         self.header.store_release(CONSUMER, 0);
@@ -246,6 +269,8 @@ pub struct Consumer {
     bound: bool,
     at: u64,
     head: u64,
+    /// Up to here, nobody who comes after this consumer needs anything.
+    done: u64,
     /// The position that the producer knows.
     released: u64,
     /// The position at the last look whether the producer waits.
@@ -270,6 +295,7 @@ impl Consumer {
             bound: false,
             at: 0,
             head: 0,
+            done: 0,
             released: 0,
             looked: 0,
             failed: None,
@@ -285,6 +311,7 @@ impl Consumer {
         if self.at == self.head && !self.look_at_producer()? {
             return Ok(false);
         }
+        self.done_with_all();
         out.clear();
         self.append_next(out).map(|_| true)
     }
@@ -325,9 +352,14 @@ impl Consumer {
         let position = self.position.load(POSITION);
         self.at = if known { position.max(start) } else { start };
         self.head = self.at;
+        self.done = self.at;
         self.released = self.at;
         self.looked = self.at;
-        self.position.store_release(PRODUCER, 0);
+        // Whose place it is must not be in doubt for a moment, once something was taken:
+        // the consumer that comes after this one could not go on.
+        if !known {
+            self.position.store_release(PRODUCER, 0);
+        }
         self.position.store_release(POSITION, self.at);
         self.position.store_release(PRODUCER, self.producer.0);
         self.bound = true;
@@ -354,10 +386,21 @@ impl Consumer {
             return Err(self.fail("no record where one should begin"));
         }
         self.at += size;
-        if self.at - self.released > self.data.capacity() / 4 {
+        Ok(head.flags)
+    }
+
+    /// Nobody who comes after this consumer needs what was taken so far. If that is
+    /// much, the producer gets its room back.
+    pub(super) fn done_with_all(&mut self) {
+        self.done = self.at;
+        if self.done - self.released > self.data.capacity() / 4 {
             self.show_position();
         }
-        Ok(head.flags)
+    }
+
+    /// Bytes that the ring holds.
+    pub(super) fn capacity(&self) -> usize {
+        self.data.capacity() as usize
     }
 
     /// Whether a record is at hand without looking at the producer again.
@@ -369,23 +412,29 @@ impl Consumer {
     /// round of taking. Says whether the producer waits for room, that is, has to
     /// be woken.
     pub fn release(&mut self) -> bool {
+        self.done = self.at;
+        self.release_done()
+    }
+
+    /// As [`Self::release`], for what it is [done with](Self::done_with_all).
+    pub(super) fn release_done(&mut self) -> bool {
         // Without new room since the last look, a producer that waits for some found
         // none either, and will be seen when it has shown what fills the ring.
-        if self.looked == self.at || self.failed.is_some() {
+        if self.looked == self.done || self.failed.is_some() {
             return false;
         }
-        self.looked = self.at;
+        self.looked = self.done;
         self.show_position();
         fence(Ordering::SeqCst);
         self.header.load(WANTS_ROOM) != 0
     }
 
     fn show_position(&mut self) {
-        if self.released != self.at {
-            self.position.store_release(POSITION, self.at);
+        if self.released != self.done {
+            self.position.store_release(POSITION, self.done);
             // Has not changed, but may have been spoiled (see `Producer::publish`).
             self.position.store_release(PRODUCER, self.producer.0);
-            self.released = self.at;
+            self.released = self.done;
         }
     }
 

@@ -1,7 +1,9 @@
 //! Rings in memory of their own, for tests.
 
+use std::sync::Arc;
+
 use super::{Consumer, ConsumerParts, LINE_BYTES, PartyId, Producer, ProducerParts};
-use crate::memory::{PAGE_BYTES, Segment, ViewMut};
+use crate::memory::{Fuse, PAGE_BYTES, Segment, ViewMut};
 
 pub(super) const PRODUCER: PartyId = PartyId(7);
 pub(super) const CONSUMER: PartyId = PartyId(9);
@@ -14,9 +16,13 @@ pub(super) struct RingMemory {
 
 impl RingMemory {
     pub(super) fn new(capacity: usize) -> Self {
+        Self::fused(capacity, None)
+    }
+
+    pub(super) fn fused(capacity: usize, fuse: Option<Arc<Fuse>>) -> Self {
         let data = capacity.next_multiple_of(PAGE_BYTES);
         let segment = Segment::create("test-ring", PAGE_BYTES + data).unwrap();
-        Self { all: segment.map_writable().unwrap(), capacity }
+        Self { all: segment.map_fused(fuse).unwrap(), capacity }
     }
 
     pub(super) fn header(&self) -> ViewMut {

@@ -27,6 +27,9 @@ const STATUS: u64 = 5;
 /// xen.h, `DOMID_SELF`.
 const DOMID_SELF: u16 = 0x7ff0;
 
+/// xen.h, `DOMID_FIRST_RESERVED`.
+const FIRST_RESERVED: u16 = 0x7ff0;
+
 /// linux/xen/privcmd.h, `struct privcmd_hypercall`.
 #[repr(C)]
 struct PrivcmdHypercall {
@@ -107,6 +110,21 @@ impl Hypercalls {
             }
             outcome => outcome.map(|_| true),
         }
+    }
+
+    /// All domains but the control domain, and what is left of those that others still
+    /// use pages of. Takes some milliseconds.
+    ///
+    /// # Errors
+    /// When the hypervisor does not tell.
+    pub fn guests(&mut self) -> Result<Vec<DomainId>, XenError> {
+        let mut guests = Vec::new();
+        for domain in (1..FIRST_RESERVED).map(DomainId) {
+            if self.exists(domain)? {
+                guests.push(domain);
+            }
+        }
+        Ok(guests)
     }
 
     fn ask(&mut self, domid: u16, port: u32) -> Result<ChannelStatus, XenError> {

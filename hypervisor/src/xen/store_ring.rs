@@ -84,6 +84,13 @@ pub enum Start {
     Emptied,
     /// Where the page says that the server before got to.
     Resumed,
+    /// Where the server before has told us that it got to, whatever is in the page.
+    Continued {
+        /// Request bytes that it had taken, modulo 2^32.
+        consumed: u32,
+        /// Response bytes that it had written, modulo 2^32.
+        produced: u32,
+    },
 }
 
 /// See the module.
@@ -117,15 +124,22 @@ impl StoreRing {
         ring.page.store_release(FEATURES, OFFERED);
         match start {
             Start::Emptied => ring.reset(),
-            Start::Resumed => ring.resume(),
+            Start::Resumed => {
+                let consumed = ring.page.load_acquire(REQUEST_CONSUMER);
+                let produced = ring.page.load_acquire(RESPONSE_PRODUCER);
+                ring.resume(consumed, produced);
+            }
+            Start::Continued { consumed, produced } => {
+                ring.resume(consumed, produced);
+                ring.show();
+            }
         }
         ring
     }
 
-    fn resume(&mut self) {
+    fn resume(&mut self, consumed: u32, produced: u32) {
         self.fault = RingFault::from_code(self.page.load_acquire(ERROR));
-        self.consumed = self.page.load_acquire(REQUEST_CONSUMER);
-        self.produced = self.page.load_acquire(RESPONSE_PRODUCER);
+        (self.consumed, self.produced) = (consumed, produced);
         self.taken = self.page.load_acquire(RESPONSE_CONSUMER);
         let requests = self.page.load_acquire(REQUEST_PRODUCER).wrapping_sub(self.consumed);
         let responses = self.produced.wrapping_sub(self.taken);
@@ -189,8 +203,16 @@ impl StoreRing {
         self.fault.is_none() && self.page.load_acquire(REQUEST_PRODUCER) != self.consumed
     }
 
+    /// Where the ring stands: request bytes taken and response bytes written, modulo
+    /// 2^32.
+    #[must_use]
+    pub fn indices(&self) -> (u32, u32) {
+        (self.consumed, self.produced)
+    }
+
     /// Appends all request bytes that the domain has shown to `out`, at most
-    /// [`RING_BYTES`]; returns how many. Their room is the domain's again.
+    /// [`RING_BYTES`]; returns how many. Their room is the domain's again once the
+    /// indices are [shown](Self::show).
     ///
     /// # Errors
     /// The fault that ended the service of this ring, now or earlier.
@@ -209,14 +231,21 @@ impl StoreRing {
             self.page.append_to(REQUESTS + at, first, out);
             self.page.append_to(REQUESTS, len - first, out);
             self.consumed = self.consumed.wrapping_add(shown);
-            // Released: the bytes are read before their room is given back.
-            self.page.store_release(REQUEST_CONSUMER, self.consumed);
-            self.unannounced = true;
         }
         Ok(len)
     }
 
-    /// Writes as many response bytes as there is room for; returns how many.
+    /// Shows the domain what was read and written.
+    pub fn show(&mut self) {
+        // Released: bytes are read before their room is given back, and there before
+        // the index that shows them.
+        self.page.store_release(REQUEST_CONSUMER, self.consumed);
+        self.page.store_release(RESPONSE_PRODUCER, self.produced);
+        self.unannounced = true;
+    }
+
+    /// Writes as many response bytes as there is room for; returns how many. The
+    /// domain sees them once the indices are [shown](Self::show).
     ///
     /// # Errors
     /// The fault that ended the service of this ring, now or earlier.
@@ -234,9 +263,6 @@ impl StoreRing {
             self.page.write(RESPONSES + at, &bytes[..first]);
             self.page.write(RESPONSES, &bytes[first..len]);
             self.produced = self.produced.wrapping_add(len as u32);
-            // Released: the bytes are there before the index that shows them.
-            self.page.store_release(RESPONSE_PRODUCER, self.produced);
-            self.unannounced = true;
         }
         Ok(len)
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use guest::layout::word;
 use hypervisor::domain::{
-    ErrorOutput, Exit, Limits, ProcessDomain, SpawnSpec, inherited_descriptors,
+    Bond, ErrorOutput, Exit, Limits, ProcessDomain, Program, SpawnSpec, inherited_descriptors,
 };
 use hypervisor::kvm::{Image, KvmError, Machine, MachineConfig};
 use quickcheck::{Gen, QuickCheck};
@@ -76,13 +76,14 @@ impl Monitor {
         let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
         let (report, writer) = pipe.expect("a pipe");
         let spec = SpawnSpec {
-            exe: "/proc/self/exe".into(),
+            program: Program::own(),
             name: "monitor".into(),
             args: ["--exact", "fencing::the_monitor"].map(Into::into).into(),
             env: vec![(GUEST_BYTES.into(), memory_bytes.to_string().into())],
             descriptors: vec![OwnedFd::from(image), writer],
             error_output: ErrorOutput::Discard,
             limits: Limits::default(),
+            bond: Bond::Host,
         };
         let domain = ProcessDomain::spawn(spec).expect("spawn");
         Self { domain, report: report.into() }

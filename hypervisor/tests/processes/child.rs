@@ -6,7 +6,7 @@ use hypervisor::domain::inherited_descriptors;
 use hypervisor::fabric::ReplicaFabric;
 use hypervisor::{ReplicaId, death};
 
-use super::{domains, rings, sandbox, slot};
+use super::{domains, orphans, rings, sandbox, slot};
 
 /// Plays a part and ends.
 pub(super) fn play(role: &str) -> ! {
@@ -17,6 +17,12 @@ pub(super) fn play(role: &str) -> ! {
         "sleep" => sleep_for_ever(),
         "surroundings" => domains::tell_surroundings(),
         "middle" => domains::start_a_grandchild(),
+        "spins" => loop {
+            std::hint::spin_loop();
+        },
+        "holder" => orphans::hold(),
+        "daemon" => orphans::start_replicas(),
+        "parent" => orphans::end_own_children(),
         part => with_fabric(part, detail),
     };
     std::process::exit(code)

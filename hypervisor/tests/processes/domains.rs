@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 
 use hypervisor::domain::{
-    DomainError, ErrorOutput, Exit, ProcessDomain, SpawnSpec, inherited_descriptors,
+    DomainError, ErrorOutput, Exit, ProcessDomain, Program, SpawnSpec, inherited_descriptors,
 };
 
 use super::{PATIENCE, spec, until};
@@ -14,6 +14,7 @@ pub(super) const TESTS: &[(&str, fn())] = &[
     ("domains::a_stopped_process_can_be_killed", a_stopped_process_can_be_killed),
     ("domains::nothing_is_inherited_but_what_is_given", nothing_is_inherited_but_what_is_given),
     ("domains::a_missing_program_is_an_error", a_missing_program_is_an_error),
+    ("domains::the_program_of_a_process_is_known", the_program_of_a_process_is_known),
     ("domains::children_die_with_the_host", children_die_with_the_host),
     ("domains::dropping_kills", dropping_kills),
 ];
@@ -61,7 +62,7 @@ pub(super) fn tell_surroundings() -> i32 {
     i32::from(written.is_err())
 }
 
-fn pipe() -> (std::fs::File, OwnedFd) {
+pub(super) fn pipe() -> (std::fs::File, OwnedFd) {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
     (reader.into(), writer)
 }
@@ -83,11 +84,23 @@ fn nothing_is_inherited_but_what_is_given() {
 }
 
 fn a_missing_program_is_an_error() {
-    let spec = SpawnSpec { exe: "/no/such/program".into(), ..spec("") };
+    let spec = SpawnSpec { program: Program::At("/no/such/program".into()), ..spec("") };
     let error = ProcessDomain::spawn(spec).expect_err("no program");
     assert!(matches!(error, DomainError::System { call: "execve", .. }), "{error}");
     let spec = SpawnSpec { name: "a\0b".into(), ..super::spec("") };
     assert!(matches!(ProcessDomain::spawn(spec), Err(DomainError::ZeroByte(_))));
+}
+
+fn the_program_of_a_process_is_known() {
+    let mut same = ProcessDomain::spawn(spec("sleep")).expect("spawn");
+    assert!(same.runs_this_program().expect("it lives"));
+    let program = Program::At("/bin/sleep".into());
+    let spec = SpawnSpec { program, args: vec!["100".into()], ..spec("") };
+    let other = ProcessDomain::spawn(spec).expect("spawn");
+    assert!(!other.runs_this_program().expect("it lives"));
+    same.kill().expect("kill");
+    same.wait(PATIENCE).expect("wait");
+    assert!(same.runs_this_program().is_err());
 }
 
 /// The child's part: starts a process and waits.

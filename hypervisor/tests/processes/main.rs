@@ -5,12 +5,13 @@ mod child;
 mod crash;
 mod domains;
 mod hangs;
+mod orphans;
 mod rings;
 mod sandbox;
 
 use std::time::{Duration, Instant};
 
-use hypervisor::domain::{ErrorOutput, Limits, ProcessDomain, SpawnSpec};
+use hypervisor::domain::{Bond, ErrorOutput, Limits, ProcessDomain, Program, SpawnSpec};
 use hypervisor::fabric::{FabricConfig, HostFabric};
 use hypervisor::{ReplicaId, SlotId};
 use libtest_mimic::{Arguments, Trial};
@@ -26,7 +27,8 @@ fn main() {
         child::play(&role);
     }
     let tests: Vec<(&str, fn())> =
-        [crash::TESTS, domains::TESTS, hangs::TESTS, rings::TESTS, sandbox::TESTS].concat();
+        [crash::TESTS, domains::TESTS, hangs::TESTS, orphans::TESTS, rings::TESTS, sandbox::TESTS]
+            .concat();
     let trials = tests.into_iter().map(|(name, test)| {
         Trial::test(name, move || {
             test();
@@ -42,13 +44,14 @@ fn slot() -> SlotId {
 
 fn spec(role: &str) -> SpawnSpec {
     SpawnSpec {
-        exe: "/proc/self/exe".into(),
+        program: Program::own(),
         name: "replica".into(),
         args: Vec::new(),
         env: vec![(ROLE.into(), role.into())],
         descriptors: Vec::new(),
         error_output: ErrorOutput::Discard,
         limits: Limits::default(),
+        bond: Bond::Host,
     }
 }
 

@@ -9,6 +9,7 @@ use teeth::Bug;
 use xenstore::Effect;
 
 use crate::events::Tag;
+use crate::journal::Mark;
 use crate::ledger::LedgerError;
 use crate::platform::{Observed, Platform};
 use crate::service::{Coordinator, News};
@@ -55,10 +56,6 @@ impl<P: Platform> Coordinator<P> {
             }
         }
         self.buffer = buffer;
-        if moved {
-            let delivered = self.inlet.ledger.delivered();
-            self.inlet.fabric.page().set_delivered_output(delivered.0);
-        }
         moved
     }
 
@@ -98,24 +95,35 @@ impl<P: Platform> Coordinator<P> {
                 if self.group.failover_runs() {
                     self.group.answered();
                 }
+                if let Some(trace) = &self.inlet.trace {
+                    trace.output(answered.conn, &frame);
+                }
                 if answered.conn == ConnId::HOST {
+                    self.inlet.mark(Mark::Reply(input));
                     self.news.push(News::Answered { input, frame });
                 } else if self.inner.owns(answered.conn) {
+                    self.inlet.mark(Mark::Reply(input));
                     self.inner.answered(&frame, &self.events);
                     self.inner.go_on(&mut self.inlet);
                 } else {
-                    self.front.answer(answered.conn, answered.query, &frame, &mut self.inlet);
+                    self.front.answer(input, answered, &frame, &mut self.inlet);
                 }
             }
             Output::Event { no, conn, frame } => {
                 if self.is_new(no)? {
-                    self.front.event(conn, &frame, &mut self.inlet);
+                    if let Some(trace) = &self.inlet.trace {
+                        trace.output(conn, &frame);
+                    }
+                    self.front.event(no, conn, &frame, &mut self.inlet);
                 }
             }
             Output::Effect { no, bytes } => {
                 if self.is_new(no)? {
+                    // The next host does it once more if this one does not come to say
+                    // so: to do it twice is the same as once.
+                    self.carry_out(no, &bytes);
+                    self.inlet.mark(Mark::Event(no));
                     self.group.platform_mut().observe(Observed::Effect(&bytes));
-                    self.carry_out(&bytes);
                 }
             }
         }
@@ -133,10 +141,10 @@ impl<P: Platform> Coordinator<P> {
     }
 
     /// Does what the component wants done in the world.
-    fn carry_out(&mut self, effect: &[u8]) {
+    fn carry_out(&mut self, no: OutputNo, effect: &[u8]) {
         match Effect::decode(effect) {
             Ok(Effect::DomainIntroduced { domid, evtchn, .. }) => {
-                self.front.introduce_ring(domid, RemotePort(evtchn), &mut self.inlet);
+                self.front.introduce_ring(domid, RemotePort(evtchn), no, &mut self.inlet);
                 if self.settings.guest_sockets
                     && let Err(error) = self.front.listen(domid)
                 {
@@ -153,16 +161,21 @@ impl<P: Platform> Coordinator<P> {
             }
             Ok(Effect::Log { on }) => {
                 let state = if on { "on" } else { "off" };
-                self.events.warn(
-                    &[Tag::Xenstore],
-                    format!("request log {state}: declined, requests are not logged"),
-                );
+                if let Some(trace) = &mut self.inlet.trace {
+                    trace.switch(on);
+                    self.events.info(&[Tag::Xenstore], format!("trace {state}"));
+                } else {
+                    self.events.warn(
+                        &[Tag::Xenstore],
+                        format!("trace {state}: declined, there is no xenstore.trace_file"),
+                    );
+                }
             }
             Ok(Effect::LogFile { name }) => {
                 let name = String::from_utf8_lossy(&name).into_owned();
                 self.events.warn(
                     &[Tag::Xenstore],
-                    format!("logfile {name:?} declined: the log is read with `rvmm dmesg`"),
+                    format!("logfile {name:?} declined: the trace file is xenstore.trace_file"),
                 );
             }
             Err(error) => {

@@ -13,6 +13,7 @@
 //! domain's kernel cannot come back to a ring that was closed; so it misses the
 //! events beyond the limit, as with Xen's own daemons.
 
+mod adopt;
 mod channel;
 mod client;
 mod ring;
@@ -20,7 +21,7 @@ mod rings;
 mod socket;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,12 +29,17 @@ use std::sync::Arc;
 use hypervisor::ReplicaId;
 use hypervisor::xen::RingFault;
 use rustix::event::epoll;
-use state_machine::{ConnId, DomId, Input};
+use state_machine::{ConnId, DomId, Input, InputNo, OutputNo};
 
 use crate::events::{Events, Tag};
+use crate::holder::{Held, Holder};
 use crate::inlet::Inlet;
+use crate::journal::{Journal, Kind, Mark, Seat};
+use crate::ledger::Answered;
+pub(crate) use adopt::Left;
 use channel::Channel;
 use client::{Client, Pumped};
+use ring::Ring;
 use rings::Rings;
 use socket::Socket;
 
@@ -137,6 +143,10 @@ pub(crate) struct Front {
     /// That was told, and nobody was accepted since.
     told_deaf: bool,
     clients: HashMap<ConnId, Client>,
+    /// What the next host must know of them.
+    journal: Journal,
+    /// Whoever holds their sockets for that one.
+    holder: Arc<dyn Holder>,
     next_conn: ConnId,
     refused: u64,
     /// Clients with something to send.
@@ -146,7 +156,7 @@ pub(crate) struct Front {
     listed: VecDeque<ConnId>,
     /// What the component was not told yet: connections that ended, and domains
     /// that are gone.
-    untold: VecDeque<Input<'static>>,
+    untold: VecDeque<(Input<'static>, Over)>,
     /// On a Xen host.
     rings: Option<Rings>,
     buffer: Box<[u8]>,
@@ -161,9 +171,14 @@ impl Front {
         epoll: Arc<OwnedFd>,
         directory: &Path,
         limits: FrontLimits,
+        journal: Journal,
+        holder: Arc<dyn Holder>,
         events: Arc<Events>,
     ) -> Self {
         Self {
+            next_conn: journal.next_conn(),
+            journal,
+            holder,
             epoll,
             limits,
             events,
@@ -172,7 +187,6 @@ impl Front {
             deaf: BTreeSet::new(),
             told_deaf: false,
             clients: HashMap::new(),
-            next_conn: ConnId(1),
             refused: 0,
             unsent: Vec::new(),
             listed: VecDeque::new(),
@@ -195,12 +209,19 @@ impl Front {
     /// the component until it is told that this one has started.
     pub(crate) fn number_from(&mut self, first: ConnId) {
         self.next_conn = self.next_conn.max(first);
+        self.journal.set_next_conn(self.next_conn);
+    }
+
+    /// What the next host must know.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// A number for a connection of the host's own.
     pub(crate) fn take_conn(&mut self) -> ConnId {
         let conn = self.next_conn;
         self.next_conn = ConnId(conn.0 + 1);
+        self.journal.set_next_conn(self.next_conn);
         conn
     }
 
@@ -247,6 +268,11 @@ impl Front {
         }
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        self.holder.hold(Held::Listener(domid), &[listener.as_fd()]);
+        self.attend(domid, listener)
+    }
+
+    fn attend(&mut self, domid: DomId, listener: UnixListener) -> std::io::Result<()> {
         listener.set_nonblocking(true)?;
         let flags = epoll::EventFlags::IN;
         epoll::add(&*self.epoll, &listener, Token::Listener(domid).to_data(), flags)?;
@@ -269,6 +295,7 @@ impl Front {
     /// Ends the listening for `domid` and closes its connections.
     pub(crate) fn unlisten(&mut self, domid: DomId, inlet: &mut Inlet) {
         if self.listeners.remove(&domid).is_some() {
+            self.holder.let_go(Held::Listener(domid));
             // Nobody can connect any more: a leftover file is only untidy.
             let _ = std::fs::remove_file(self.socket_path(domid));
         }
@@ -288,9 +315,17 @@ impl Front {
     /// Closes every socket and lets go of every ring; for the end of the host.
     pub(crate) fn close(&mut self) {
         for (domid, _) in std::mem::take(&mut self.listeners) {
+            self.holder.let_go(Held::Listener(domid));
             let _ = std::fs::remove_file(self.socket_path(domid));
         }
-        self.clients.clear();
+        let mut clients: Vec<_> = std::mem::take(&mut self.clients).into_iter().collect();
+        // A map has no order that could be repeated.
+        clients.sort_unstable_by_key(|(conn, _)| *conn);
+        for (conn, client) in clients {
+            self.holder.let_go(Held::Conn(conn));
+            // Whoever else holds its socket: it is shut down.
+            drop(client.into_parts());
+        }
         self.stop_rings();
     }
 
@@ -325,16 +360,22 @@ impl Front {
             }
             self.told_deaf = false;
             let conn = self.take_conn();
-            match Socket::new(conn, stream, &self.epoll) {
-                Ok(socket) => {
-                    let client = Client::new(conn, domid, Channel::Socket(socket));
-                    self.clients.insert(conn, client);
-                    self.pump(conn, inlet);
-                }
+            let socket = match Socket::new(conn, stream, &self.epoll) {
+                Ok(socket) => socket,
                 Err(error) => {
                     self.events.warn(&[Tag::Client], format!("connection {conn}: {error}"));
+                    continue;
                 }
-            }
+            };
+            let Some(seat) = self.journal.seat(conn, domid, Kind::Socket) else {
+                // Connections that have ended keep theirs until the component knows.
+                self.refused += 1;
+                self.events.warn(&[Tag::Client], "connection refused: no seat is free");
+                continue;
+            };
+            self.holder.hold(Held::Conn(conn), &[socket.descriptor()]);
+            self.clients.insert(conn, Client::new(Channel::Socket(socket), seat));
+            self.pump(conn, inlet);
         }
     }
 
@@ -361,10 +402,27 @@ impl Front {
                 }
             }
             Err(error) => {
-                self.events.warn(&[Tag::Client], format!("connection {conn}: {error}"));
+                self.complain(conn, &error);
                 self.end(conn, RingFault::Index, inlet);
             }
         }
+    }
+
+    /// Says why a connection is closed. A ring can break as often as it likes: of that,
+    /// ever fewer are told.
+    fn complain(&mut self, conn: ConnId, why: &dyn std::fmt::Display) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let domid = client.domid();
+        let text = match client.ring_mut().map(Ring::count_fault) {
+            None => format!("connection {conn} closed: {why}"),
+            Some(count) if count.is_power_of_two() => {
+                format!(
+                    "connection {conn} of domain {domid} closed, fault {count} of its ring: {why}"
+                )
+            }
+            Some(_) => return,
+        };
+        self.events.warn(&[Tag::Client], text);
     }
 
     /// Hands in what a connection has asked, as far as it may.
@@ -398,7 +456,7 @@ impl Front {
                 self.listed.push_back(conn);
             }
             Pumped::Broken(why) => {
-                self.events.warn(&[Tag::Client], format!("connection {conn} closed: {why}"));
+                self.complain(conn, &why);
                 self.end(conn, RingFault::Protocol, inlet);
                 return;
             }
@@ -412,19 +470,21 @@ impl Front {
         }
     }
 
-    /// Delivers an answer: one request fewer is under way.
-    pub(crate) fn answer(&mut self, conn: ConnId, query: bool, frame: &[u8], inlet: &mut Inlet) {
-        if let Some(client) = self.clients.get_mut(&conn) {
-            let goes_on = client.answered(query);
-            self.queue(conn, frame, inlet);
-            if goes_on {
-                self.pump(conn, inlet);
-            }
+    /// Delivers the answer to input `no`: one request fewer is under way.
+    pub(crate) fn answer(&mut self, no: InputNo, to: Answered, frame: &[u8], inlet: &mut Inlet) {
+        let Answered { conn, query } = to;
+        let mark = Mark::Reply(no);
+        let Some(client) = self.clients.get_mut(&conn) else { return inlet.mark(mark) };
+        let goes_on = client.answered(query);
+        self.queue(conn, frame, mark, inlet);
+        if goes_on {
+            self.pump(conn, inlet);
         }
     }
 
-    /// Delivers an event.
-    pub(crate) fn event(&mut self, conn: ConnId, frame: &[u8], inlet: &mut Inlet) {
+    /// Delivers event `no`.
+    pub(crate) fn event(&mut self, no: OutputNo, conn: ConnId, frame: &[u8], inlet: &mut Inlet) {
+        let mark = Mark::Event(no);
         if let Some(client) = self.clients.get_mut(&conn)
             && client.ring().is_some()
             && client.unsent_bytes() > self.limits.backlog_bytes
@@ -440,14 +500,14 @@ impl Front {
                     ),
                 );
             }
-            return;
+            return inlet.mark(mark);
         }
-        self.queue(conn, frame, inlet);
+        self.queue(conn, frame, mark, inlet);
     }
 
-    fn queue(&mut self, conn: ConnId, frame: &[u8], inlet: &mut Inlet) {
-        let Some(client) = self.clients.get_mut(&conn) else { return };
-        client.queue(frame);
+    fn queue(&mut self, conn: ConnId, frame: &[u8], mark: Mark, inlet: &mut Inlet) {
+        let Some(client) = self.clients.get_mut(&conn) else { return inlet.mark(mark) };
+        client.queue(frame, mark, inlet);
         // The answers that a ring waits for are bounded by its requests under way.
         if client.unsent_bytes() > self.limits.backlog_bytes && client.ring().is_none() {
             self.events.warn(
@@ -492,11 +552,8 @@ impl Front {
 
     /// Goes on with what could not be done when it came.
     pub(crate) fn go_on(&mut self, inlet: &mut Inlet) {
-        while let Some(input) = self.untold.front() {
-            if inlet.push(input).is_err() {
-                return;
-            }
-            self.untold.pop_front();
+        if !self.tell_what_waits(inlet) {
+            return;
         }
         for _ in 0..self.listed.len() {
             let Some(conn) = self.listed.pop_front() else { break };
@@ -527,24 +584,61 @@ impl Front {
 
     /// A connection is over; the component is told so, after all it asked. Gives
     /// the ring back over which it came.
-    fn finish(&mut self, conn: ConnId, inlet: &mut Inlet) -> Option<ring::Ring> {
+    fn finish(&mut self, conn: ConnId, inlet: &mut Inlet) -> Option<Ring> {
         let client = self.clients.remove(&conn)?;
         let opened = client.was_opened();
-        let ring = client.into_ring();
+        let (ring, seat) = client.into_parts();
+        if ring.is_none() {
+            self.holder.let_go(Held::Conn(conn));
+        }
         if opened {
-            self.tell(Input::Close { conn }, inlet);
+            self.tell(Input::Close { conn }, Over::Left(Box::new(seat)), inlet);
+        } else {
+            self.journal.leave(seat);
         }
         ring
     }
 
     /// Tells the component, as soon as there is room.
-    fn tell(&mut self, input: Input<'static>, inlet: &mut Inlet) {
+    fn tell(&mut self, input: Input<'static>, over: Over, inlet: &mut Inlet) {
         // What waits to be told need not be told twice.
-        let waits = self.untold.back() == Some(&input);
-        if !waits && (!self.untold.is_empty() || inlet.push(&input).is_err()) {
-            self.untold.push_back(input);
+        if self.untold.back().is_some_and(|(last, _)| *last == input) {
+            return;
         }
+        self.untold.push_back((input, over));
+        self.tell_what_waits(inlet);
     }
+
+    /// Tells what was not told yet; whether there was room for all of it.
+    fn tell_what_waits(&mut self, inlet: &mut Inlet) -> bool {
+        while let Some((input, over)) = self.untold.front() {
+            if let Over::Left(seat) = over {
+                seat.ending(inlet.ledger.next_no());
+            }
+            if inlet.push(input).is_err() {
+                if let Over::Left(seat) = over {
+                    seat.not_ended();
+                }
+                return false;
+            }
+            match self.untold.pop_front() {
+                Some((_, Over::Left(seat))) => self.journal.leave(*seat),
+                Some((_, Over::Gone(domid))) => self.journal.gone().remove(domid),
+                Some((_, Over::Nothing)) | None => {}
+            }
+        }
+        true
+    }
+}
+
+/// What is over once the component was told.
+#[derive(Debug)]
+enum Over {
+    Nothing,
+    /// A connection.
+    Left(Box<Seat>),
+    /// A domain.
+    Gone(DomId),
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One component's replicas: carries out what the decision maker decides, and
 //! tells it what happens.
 
+mod adopt;
 mod carry_out;
 mod look;
 mod watch;
@@ -17,6 +18,8 @@ use state_machine::{InputNo, OutputNo};
 
 use crate::events::{Events, Tag};
 use crate::failover::{Failover, Running};
+use crate::holder::Holder;
+use crate::journal::Record;
 use crate::platform::{Domain as _, Observed, Platform};
 use crate::settings::Settings;
 use watch::Watch;
@@ -42,6 +45,8 @@ struct Member<P: Platform> {
     pinned: bool,
     /// The peer that it cannot read, as far as that was believed.
     accused: Option<ReplicaId>,
+    /// It runs another program than this process, and is to be replaced.
+    outdated: bool,
 }
 
 /// See the module.
@@ -50,6 +55,10 @@ pub(crate) struct Group<P: Platform> {
     events: Arc<Events>,
     platform: P,
     decisions: DecisionMaker,
+    /// The same, for the next host.
+    record: Record,
+    /// Whoever holds what replicas run in for that one.
+    holder: Arc<dyn Holder>,
     members: BTreeMap<ReplicaId, Member<P>>,
     running: Option<Running>,
     failovers: VecDeque<Failover>,
@@ -67,6 +76,8 @@ pub(crate) struct Group<P: Platform> {
     recover_wanted: bool,
     /// Since when two replicas show different digests and nobody decides.
     tied_since: Option<Instant>,
+    /// The only one that has the state seems to hang.
+    last_hangs_since: Option<(ReplicaId, Instant)>,
 }
 
 /// What the rest of the host must do after a change of the group.
@@ -89,9 +100,13 @@ impl<P: Platform> Group<P> {
         settings: Arc<Settings>,
         decisions: DecisionMaker,
         platform: P,
+        record: Record,
+        holder: Arc<dyn Holder>,
         events: Arc<Events>,
     ) -> Self {
         Self {
+            record,
+            holder,
             settings,
             events,
             platform,
@@ -106,6 +121,7 @@ impl<P: Platform> Group<P> {
             respawn_pause: Duration::ZERO,
             recover_wanted: false,
             tied_since: None,
+            last_hangs_since: None,
         }
     }
 
@@ -172,7 +188,12 @@ impl<P: Platform> Group<P> {
     /// Takes an event and carries out what follows from it.
     pub(crate) fn step(&mut self, event: Event, fabric: &mut HostFabric) -> Option<Notice> {
         let mut notice = None;
-        for decision in self.decisions.step(event) {
+        let decided = self.decisions.step(event);
+        // Before anybody hears of it: what was done is known to the next host.
+        if !self.record.write(&self.decisions) {
+            self.events.error(&[Tag::Host], "decisions are too long to be written down");
+        }
+        for decision in decided {
             if let Some(new) = self.carry_out(decision, fabric) {
                 notice = Some(new);
             }
@@ -203,10 +224,14 @@ impl<P: Platform> Group<P> {
     ) -> Option<Notice> {
         match message {
             FromReplica::Promoted { last_input, last_output } => {
+                if *self.decisions.phase() != (Phase::Promoting { candidate: id }) {
+                    // Said again to a host that knows it already.
+                    return None;
+                }
                 let now = self.platform.now();
                 self.respawn_pause = Duration::ZERO;
-                self.platform.observe(Observed::Promoted { id, generation, last_input });
                 let mut notice = self.step(Event::Promoted { id, generation }, fabric);
+                self.platform.observe(Observed::Promoted { id, generation, last_input });
                 fabric.page().set_primary(id);
                 self.log(
                     &[Tag::Monitor, Tag::Xenstore],
@@ -273,6 +298,14 @@ impl<P: Platform> Group<P> {
     /// The machine, and the decision maker to look at.
     pub(crate) fn platform_and_decisions(&mut self) -> (&mut P, &DecisionMaker) {
         (&mut self.platform, &self.decisions)
+    }
+
+    /// The next one that is to be replaced for the program that it runs; the primary
+    /// comes last.
+    pub(crate) fn outdated(&self) -> Option<ReplicaId> {
+        let outdated = self.members.iter().filter(|(_, member)| member.outdated);
+        let primary = self.decisions.primary();
+        outdated.map(|(&id, _)| id).min_by_key(|id| Some(*id) == primary)
     }
 
     /// Whether a failover waits for its first answer.

@@ -1,11 +1,14 @@
 //! The way in: numbers inputs and puts them into the intake.
 
-use hypervisor::fabric::HostFabric;
+use hypervisor::fabric::{FabricError, HostFabric};
 use hypervisor::ring::IntakePushError;
-use state_machine::{Class, ConnId, Input, InputNo, OutputNo, StateMachine};
+use state_machine::{Class, ConnId, Input, InputNo, OutputNo, Reader, StateMachine};
 use xenstore::Xenstore;
 
+use crate::journal::{Mark, Marks};
 use crate::ledger::{Ledger, LedgerError};
+use crate::service::BeginError;
+use crate::trace::Trace;
 
 /// The intake is full; the input was not taken. It can be given again once
 /// inputs were released.
@@ -13,12 +16,20 @@ use crate::ledger::{Ledger, LedgerError};
 #[error("the intake is full")]
 pub struct IntakeFull;
 
+fn awaits_answer(input: &Input<'_>) -> bool {
+    matches!(input, Input::Request { .. } | Input::Poison)
+}
+
 /// Numbers inputs, notes them in the ledger, writes them into the intake.
 pub(crate) struct Inlet {
     /// The shared memory.
     pub(crate) fabric: HostFabric,
     /// What waits for an answer.
     pub(crate) ledger: Ledger,
+    /// The same, for the next host.
+    pub(crate) marks: Marks,
+    /// Where messages are traced, if they are.
+    pub(crate) trace: Option<Trace>,
     bytes: Vec<u8>,
     taken: u64,
     fresh: bool,
@@ -26,9 +37,64 @@ pub(crate) struct Inlet {
 
 impl Inlet {
     /// The inlet into a new fabric.
-    pub(crate) fn new(fabric: HostFabric) -> Self {
+    pub(crate) fn new(fabric: HostFabric, marks: Marks) -> Self {
         let ledger = Ledger::new(InputNo(1), OutputNo(0));
-        Self { fabric, ledger, bytes: Vec::new(), taken: 0, fresh: false }
+        Self { fabric, ledger, marks, trace: None, bytes: Vec::new(), taken: 0, fresh: false }
+    }
+
+    /// The inlet of a host that has ended, whose intake this one goes on with;
+    /// `pending` is told of each request that is not answered.
+    ///
+    /// # Errors
+    /// When what is in the intake are no inputs.
+    pub(crate) fn adopt(
+        fabric: HostFabric,
+        marks: Marks,
+        mut pending: impl FnMut(ConnId, bool),
+    ) -> Result<Self, BeginError> {
+        let mut inlet = Self::new(fabric, marks);
+        let page = inlet.fabric.page();
+        let delivered = OutputNo(page.delivered_output());
+        let freed = page.freed_input();
+        let intake = inlet.fabric.intake();
+        // What was freed last may not have been written down.
+        let last = intake.last().max(freed);
+        let first = intake.oldest().unwrap_or(last + 1);
+        inlet.fabric.page().set_freed_input(first - 1);
+        inlet.ledger = Ledger::new(InputNo(first), delivered);
+        let mut reader = inlet.fabric.observe_intake()?;
+        let mut bytes = Vec::new();
+        while reader.next(&mut bytes).map_err(FabricError::from)?.is_some() {
+            let (no, input) = Input::decode(&mut Reader::new(&bytes))
+                .map_err(|_| BeginError::Damaged("an input in the intake"))?;
+            let waits = awaits_answer(&input) && !inlet.marks.is_answered(no);
+            let (conn, query) = inlet.admit(&input, waits);
+            if waits {
+                pending(conn, query);
+            }
+        }
+        Ok(inlet)
+    }
+
+    /// The number of the last input.
+    pub(crate) fn last_no(&self) -> InputNo {
+        InputNo(self.ledger.next_no().0 - 1)
+    }
+
+    /// Whether an output counts as delivered.
+    pub(crate) fn is_marked(&self, mark: Mark) -> bool {
+        match mark {
+            Mark::Reply(no) => self.marks.is_answered(no),
+            Mark::Event(no) => self.fabric.page().delivered_output() >= no.0,
+        }
+    }
+
+    /// From now on an output counts as delivered.
+    pub(crate) fn mark(&self, mark: Mark) {
+        match mark {
+            Mark::Reply(no) => self.marks.answer(no),
+            Mark::Event(no) => self.fabric.page().set_delivered_output(no.0),
+        }
     }
 
     /// Goes on with the numbers of a store that was there before the daemon:
@@ -65,6 +131,7 @@ impl Inlet {
     /// [`IntakeFull`] when it was not taken.
     pub(crate) fn push(&mut self, input: &Input<'_>) -> Result<InputNo, IntakeFull> {
         let no = self.ledger.next_no();
+        self.marks.admit(no);
         self.bytes.clear();
         input.encode(no, &mut self.bytes);
         match self.fabric.intake().push(no.0, &self.bytes) {
@@ -77,12 +144,21 @@ impl Inlet {
                 return Err(IntakeFull);
             }
         }
-        let conn = input.conn().unwrap_or(ConnId::HOST);
-        let query = Xenstore::classify(input) == Class::Query;
-        let answer = matches!(input, Input::Request { .. } | Input::Poison);
+        if let Some(trace) = &self.trace {
+            trace.input(input);
+        }
         self.taken += 1;
         self.fresh = true;
-        Ok(self.ledger.admit(conn, query, answer))
+        self.admit(input, awaits_answer(input));
+        Ok(no)
+    }
+
+    /// Notes the next input; whose it is, and whether it skips the log.
+    fn admit(&mut self, input: &Input<'_>, waits: bool) -> (ConnId, bool) {
+        let conn = input.conn().unwrap_or(ConnId::HOST);
+        let query = Xenstore::classify(input) == Class::Query;
+        self.ledger.admit(conn, query, waits);
+        (conn, query)
     }
 
     /// The primary says that every input up to `no` is answered and logged.

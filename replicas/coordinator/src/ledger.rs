@@ -119,11 +119,6 @@ impl Ledger {
         Ok(true)
     }
 
-    /// The delivery watermark.
-    pub(crate) fn delivered(&self) -> OutputNo {
-        self.delivered
-    }
-
     /// The primary says that every input up to `no` is answered and logged.
     ///
     /// # Errors

@@ -1,13 +1,15 @@
 //! What a coordinator needs of the machine it runs on.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use consensus::LogState;
 use hypervisor::decision::Cause;
 use hypervisor::domain::CpuTimes;
 use hypervisor::fabric::ReplicaPageView;
+use hypervisor::memory::Fuse;
 use hypervisor::xen::XenHost;
 use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::spec::{Backend, ReplicaSpec, Storage};
@@ -51,6 +53,12 @@ pub trait Domain {
 
     /// Its state letter as in proc_pid_stat(5); `None` when it has ended.
     fn state(&self) -> Option<char>;
+
+    /// Whether it runs the program that this process runs; also when that cannot be told.
+    fn runs_this_program(&self) -> bool;
+
+    /// What [`Platform::adopt`] needs to take charge of it once this process has ended.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
 }
 
 /// Notices the end of a replica at once.
@@ -112,6 +120,9 @@ pub enum Observed<'a> {
     },
     /// An effect was carried out.
     Effect(&'a [u8]),
+    /// A connection of the host before is not gone on with: what its client was sent
+    /// is not known.
+    Abandoned(ConnId),
 }
 
 /// The machine.
@@ -132,6 +143,17 @@ pub trait Platform {
 
     /// The next replica that was started, or failed to.
     fn started(&mut self) -> Option<(ReplicaId, Result<Self::Domain, PlatformError>)>;
+
+    /// Takes charge of a replica that another process has started, by what its
+    /// [`Domain::descriptors`] were there.
+    ///
+    /// # Errors
+    /// When it has ended, or the descriptors are not those of a replica.
+    fn adopt(
+        &mut self,
+        id: ReplicaId,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Self::Domain, PlatformError>;
 
     /// Begins to watch for the end of the replica that shows this page.
     ///
@@ -185,6 +207,12 @@ pub trait Platform {
     /// When they are to be served, and cannot.
     fn xen(&mut self) -> Result<Option<Box<dyn XenHost>>, PlatformError> {
         Ok(None)
+    }
+
+    /// Behind what the memory lies that this host writes; for those who end it in the
+    /// middle of something.
+    fn fuse(&self) -> Option<Arc<Fuse>> {
+        None
     }
 
     /// Is told what happens; for those who watch a coordinator at work.

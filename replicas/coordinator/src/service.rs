@@ -1,10 +1,12 @@
 //! The coordinator itself: what one turn of the host's loop does.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hypervisor::decision::{Cause, DecisionMaker, Event};
+use hypervisor::decision::{Cause, DecisionMaker, Event, Phase};
 use hypervisor::fabric::{FabricError, HostFabric};
 use hypervisor::ring::IntakeReader;
 use hypervisor::waiting::Pace;
@@ -16,13 +18,16 @@ use teeth::Bug;
 
 use crate::events::{Events, Tag};
 use crate::failover::Failover;
-use crate::front::{ClientLoad, Front, Token};
+use crate::front::{ClientLoad, Front, Left, Token};
 use crate::group::{Group, Notice};
+use crate::holder::{Held, Holder};
 use crate::inlet::{Inlet, IntakeFull};
 use crate::inner::{Done, InnerClient};
+use crate::journal::{Journal, JournalError};
 use crate::platform::{Observed, Platform, PlatformError};
 use crate::recovery;
 use crate::settings::Settings;
+use crate::trace::{Reopener, Trace};
 
 /// Whether the component serves, from the clients' point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +79,40 @@ pub enum News {
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
     /// No shared memory.
-    #[error("making the shared memory: {0}")]
+    #[error("the shared memory: {0}")]
     Fabric(#[from] FabricError),
+    /// Nothing can be written down for the next host, or read from the last one.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The last host has not left this.
+    #[error("the last daemon has not left {0}")]
+    Missing(&'static str),
+    /// What the last host has left makes no sense.
+    #[error("what the last daemon has left is damaged: {0}")]
+    Damaged(&'static str),
     /// The disk cannot be used.
     #[error(transparent)]
     Disk(#[from] PlatformError),
+    /// The trace file cannot be written.
+    #[error("the trace file {}: {source}", path.display())]
+    Trace {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// By what a coordinator reaches all that is outside.
+pub struct Rim<P: Platform> {
+    /// The machine.
+    pub platform: P,
+    /// Where it is told what concerns its clients, with [`Token`]s.
+    pub epoll: Arc<OwnedFd>,
+    /// Whoever holds what the next host goes on with.
+    pub holder: Arc<dyn Holder>,
+    /// Where it tells what happens.
+    pub events: Arc<Events>,
 }
 
 /// See the crate.
@@ -97,33 +131,114 @@ pub struct Coordinator<P: Platform> {
     pace: Pace,
 }
 
+fn start_trace(settings: &Settings, events: &Arc<Events>) -> Option<Result<Trace, BeginError>> {
+    let path = settings.trace_file.as_ref()?;
+    let trace = Trace::start(path, Arc::clone(events));
+    Some(trace.map_err(|source| BeginError::Trace { path: path.clone(), source }))
+}
+
 impl<P: Platform> Coordinator<P> {
-    /// A coordinator without replicas, on its own shared memory. What concerns
-    /// its clients is told through `epoll`, with [`Token`]s.
+    /// A coordinator without replicas, on its own shared memory.
     ///
     /// # Errors
     /// [`BeginError`].
-    pub fn new(
-        settings: Settings,
-        mut platform: P,
-        epoll: Arc<OwnedFd>,
-        events: Arc<Events>,
-    ) -> Result<(Self, Beginning), BeginError> {
-        let settings = Arc::new(settings);
-        let fabric = HostFabric::new(settings.fabric)?;
-        let found = recovery::find(&mut platform, &events)?;
+    pub fn new(settings: Settings, mut rim: Rim<P>) -> Result<(Self, Beginning), BeginError> {
+        let fuse = rim.platform.fuse();
+        let fabric = HostFabric::new_fused(settings.fabric, fuse.clone())?;
+        let journal = Journal::new(settings.front, settings.fabric.intake_bytes, fuse)?;
+        let trace = start_trace(&settings, &rim.events).transpose()?;
+        let found = recovery::find(&mut rim.platform, &rim.events)?;
         let decisions = DecisionMaker::new(
             settings.policy.clone(),
             found.next_id,
             Generation(found.generation),
         );
+        rim.holder.hold(Held::Fabric, &fabric.own_descriptors());
+        rim.holder.hold(Held::Journal, &[journal.descriptor()]);
+        let mut inlet = Inlet::new(fabric, journal.marks());
+        inlet.trace = trace;
+        let coordinator = Self::of(settings, rim, decisions, journal, inlet, Service::Starting);
+        let first = found.recover.map_or(Event::Form, recovery::Recoverable::event);
+        Ok((coordinator, Beginning(first)))
+    }
+
+    /// A coordinator that goes on where another one has ended, at whatever it was: with
+    /// what the `holder` has held for it.
+    ///
+    /// # Errors
+    /// [`BeginError`] when that one had not begun to serve, or has lost the state, or
+    /// not everything was held. A replica of that one may live on then.
+    pub fn adopt(
+        settings: Settings,
+        mut rim: Rim<P>,
+        mut held: BTreeMap<Held, Vec<OwnedFd>>,
+    ) -> Result<Self, BeginError> {
+        let fuse = rim.platform.fuse();
+        let memory = held.remove(&Held::Fabric).ok_or(BeginError::Missing("its memory"))?;
+        let journal = held.remove(&Held::Journal).and_then(|mut fds| fds.pop());
+        let journal = journal.ok_or(BeginError::Missing("its journal"))?;
+        let fabric = HostFabric::adopt(memory, fuse.clone())?;
+        let (journal, seats) = Journal::adopt(journal, fuse)?;
+        let decisions = journal.record().read();
+        let decisions = decisions.ok_or(BeginError::Damaged("its decisions"))?;
+        let is_lost = matches!(decisions.phase(), Phase::Lost { .. });
+        if !journal.serves() || (is_lost && !settings.is_durable()) {
+            return Err(BeginError::Missing("a component that serves"));
+        }
+        let mut pending = Vec::new();
+        let mut inlet =
+            Inlet::adopt(fabric, journal.marks(), |conn, query| pending.push((conn, query)))?;
+        // Nobody is to be disconnected for the want of it.
+        let tell = |error| rim.events.error(&[Tag::Host], format!("nothing is traced: {error}"));
+        inlet.trace = start_trace(&settings, &rim.events).and_then(|t| t.map_err(tell).ok());
+        let xen = rim.platform.xen()?;
+        let inner = journal.inner();
+        let service = if is_lost { Service::Lost } else { Service::Serving };
+        let mut coordinator = Self::of(settings, rim, decisions, journal, inlet, service);
+        let Self { group, front, inlet, .. } = &mut coordinator;
+        group.adopt(&mut held, &mut inlet.fabric);
+        let mut abandoned = |conn| group.platform_mut().observe(Observed::Abandoned(conn));
+        front
+            .adopt(Left { held, seats, pending, inner }, xen, inlet, &mut abandoned)
+            .map_err(|error| PlatformError(error.to_string()))?;
+        coordinator.step(Event::HostChanged);
+        let lost = coordinator.group.fail_the_missing(&mut coordinator.inlet.fabric);
+        coordinator.take_notices(lost);
+        coordinator.ask_quotas();
+        coordinator.news.push(News::Serves);
+        Ok(coordinator)
+    }
+
+    fn of(
+        settings: Settings,
+        rim: Rim<P>,
+        decisions: DecisionMaker,
+        journal: Journal,
+        inlet: Inlet,
+        service: Service,
+    ) -> Self {
+        let settings = Arc::new(settings);
+        let Rim { platform, epoll, holder, events } = rim;
         let now = platform.now();
-        let group = Group::new(Arc::clone(&settings), decisions, platform, Arc::clone(&events));
-        let front = Front::new(epoll, &settings.sockets, settings.front, Arc::clone(&events));
-        let coordinator = Self {
-            inlet: Inlet::new(fabric),
+        let group = Group::new(
+            Arc::clone(&settings),
+            decisions,
+            platform,
+            journal.record(),
+            Arc::clone(&holder),
+            Arc::clone(&events),
+        );
+        let front = Front::new(
+            epoll,
+            &settings.sockets,
+            settings.front,
+            journal,
+            holder,
+            Arc::clone(&events),
+        );
+        Self {
             inner: InnerClient::default(),
-            service: Service::Starting,
+            service,
             deliveries: Deliveries::default(),
             news: Vec::new(),
             buffer: Vec::new(),
@@ -131,11 +246,34 @@ impl<P: Platform> Coordinator<P> {
             pace: Pace::new(settings.look_period, settings.idle_look_period, now),
             settings,
             events,
+            inlet,
             front,
             group,
-        };
-        let first = found.recover.map_or(Event::Form, recovery::Recoverable::event);
-        Ok((coordinator, Beginning(first)))
+        }
+    }
+
+    /// The quotas are as they are configured.
+    fn ask_quotas(&mut self) {
+        let quotas = InnerClient::quota_requests(&self.settings.quotas);
+        self.begin_inner(quotas, None);
+    }
+
+    fn begin_inner(&mut self, requests: VecDeque<Vec<u8>>, done: Option<Done>) {
+        let conn = self.front.take_conn();
+        // The next host ends it, whether it has ended or not.
+        self.front.journal().set_inner(conn);
+        self.inner.begin(conn, requests, done);
+        self.inner.go_on(&mut self.inlet);
+    }
+
+    /// For whoever moves the trace file away; `None` when nothing is traced.
+    pub fn trace_reopener(&self) -> Option<Reopener> {
+        self.inlet.trace.as_ref().map(Trace::reopener)
+    }
+
+    /// Writes what was traced so far, as long as the disk takes it, and traces no more.
+    pub fn end_trace(&mut self) {
+        self.inlet.trace = None;
     }
 
     /// Starts the first replicas.
@@ -177,11 +315,29 @@ impl<P: Platform> Coordinator<P> {
         let inputs_wait = self.inlet.is_waiting();
         let notices = self.group.look(thorough, inputs_wait, &mut self.inlet.fabric);
         self.take_notices(notices);
+        if thorough && self.group.is_settled() {
+            self.replace_outdated();
+        }
         if thorough && self.group.take_recovery() {
             self.recover();
         }
         if self.group.failover_runs() && !self.inlet.is_waiting() {
             self.group.answered();
+        }
+    }
+
+    /// The group is whole: the next one that runs another program is replaced.
+    fn replace_outdated(&mut self) {
+        let decisions = self.group.decisions();
+        let Some(primary) = decisions.primary() else { return };
+        let standby = decisions.members().map(|(id, ..)| id).find(|id| *id != primary);
+        match (self.group.outdated(), standby) {
+            _ if !decisions.policy().rebuild => {}
+            (Some(id), Some(standby)) if id == primary => {
+                self.step(Event::OperatorPromote { id: standby });
+            }
+            (Some(id), Some(_)) => self.step(Event::Retire { id }),
+            _ => {}
         }
     }
 
@@ -306,9 +462,7 @@ impl<P: Platform> Coordinator<P> {
         self.front.number_from(ConnId(last_input.0 + 1));
         let boot = self.inlet.push(&Input::Boot);
         debug_assert!(boot.is_ok(), "an empty intake has room");
-        let quotas = InnerClient::quota_requests(&self.settings.quotas);
-        self.inner.begin(self.front.take_conn(), quotas, None);
-        self.inner.go_on(&mut self.inlet);
+        self.ask_quotas();
         if let Err(error) = self.front.listen(DomId(0)) {
             let path = self.front.socket_path(DomId(0));
             self.events.error(&[Tag::Host], format!("{}: {error}", path.display()));
@@ -320,6 +474,7 @@ impl<P: Platform> Coordinator<P> {
             self.news.push(News::CannotServe(why.to_string()));
             return;
         }
+        self.front.journal().set_serves();
         self.events.info(
             &[Tag::Host, Tag::Xenstore],
             format!("serving at {}", self.front.socket_path(DomId(0)).display()),
@@ -503,10 +658,8 @@ impl<P: Platform> Coordinator<P> {
 
     /// Asks something of the component itself, as a client of the control domain
     /// would; `done` hears when all is answered.
-    pub fn ask(&mut self, requests: std::collections::VecDeque<Vec<u8>>, done: Done) {
-        let conn = self.front.take_conn();
-        self.inner.begin(conn, requests, Some(done));
-        self.inner.go_on(&mut self.inlet);
+    pub fn ask(&mut self, requests: VecDeque<Vec<u8>>, done: Done) {
+        self.begin_inner(requests, Some(done));
     }
 }
 

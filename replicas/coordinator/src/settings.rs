@@ -32,6 +32,8 @@ pub struct Settings {
     pub front: FrontLimits,
     /// Where clients find their sockets.
     pub sockets: PathBuf,
+    /// Where messages are traced, if they are.
+    pub trace_file: Option<PathBuf>,
     /// Whether each guest is offered a socket of its own.
     pub guest_sockets: bool,
     /// The hard quotas, by Xen's names; `store-kib`, the limit on the whole store.

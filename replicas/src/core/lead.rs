@@ -129,6 +129,7 @@ impl<X: Execute> Replica<X> {
         let promoted =
             FromReplica::Promoted { last_input: state.last_input, last_output: state.last_output };
         self.say(&promoted, link);
+        self.promoted = Some(promoted);
         self.outbox.emit_again(&mut emitter(link, self.generation));
     }
 }

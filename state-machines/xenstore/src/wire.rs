@@ -284,6 +284,18 @@ pub struct Framer {
 }
 
 impl Framer {
+    /// A framer in the middle of a payload of which `to_skip` bytes are to be left out.
+    #[must_use]
+    pub fn skipping(to_skip: usize) -> Self {
+        Self { to_skip }
+    }
+
+    /// Bytes that are still to be left out.
+    #[must_use]
+    pub fn to_skip(&self) -> usize {
+        self.to_skip
+    }
+
     /// Looks at the front of what has come and was not taken off yet.
     pub fn step(&mut self, buffer: &[u8]) -> Step {
         if self.to_skip > 0 {

@@ -98,6 +98,7 @@ named! {
         Scale = "scale": "The number of replicas is changed under load.",
         PromoteStorm = "promote-storm": "The primary's role is handed on again and again.",
         HostCrash = "host-crash": "The host's own process ends.",
+        HostRestart = "host-restart": "The host's own process ends in the middle of something, and another goes on with what it has left.",
         PowerLoss = "power-loss": "Everything ends at once and what was not synced is gone.",
     }
 }

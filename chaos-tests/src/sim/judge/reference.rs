@@ -217,6 +217,11 @@ impl Reference {
 
     /// Goes back to the state after `no`; whether that can be had.
     pub(super) fn go_back(&mut self, no: InputNo) -> bool {
+        if no == InputNo(0) {
+            // Nothing has to be remembered for that.
+            *self = Self::new(self.horizon);
+            return true;
+        }
         let Some(machine) = self.state_at(no) else { return false };
         self.machine = machine;
         self.reached = no;

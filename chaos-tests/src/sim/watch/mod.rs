@@ -85,6 +85,14 @@ impl World {
         self.watch.past.forget();
     }
 
+    /// Another host goes on with what the last one has left. Nobody waited for that one
+    /// any more.
+    pub(super) fn watch_host_goes_on(&mut self) {
+        self.watch.waiting = None;
+        self.watch.undisturbed = service::Undisturbed::default();
+        self.watch.past.forget();
+    }
+
     /// The host has taken a turn.
     pub(super) fn watch_host_turn(&mut self) {
         self.look_at_decisions();

@@ -51,6 +51,8 @@ struct World {
     certificate: u32,
     term: u64,
     lost: bool,
+    /// Another host says all again.
+    again: bool,
     /// The voters that the decision maker was told of last.
     told: BTreeSet<ReplicaId>,
     next_input: u64,
@@ -77,6 +79,7 @@ impl World {
             certificate: 0,
             term: 1,
             lost: false,
+            again: false,
             next_input: 1,
         };
         world.step(Event::Form);
@@ -145,7 +148,8 @@ impl World {
             }
             Decision::Kill { id, .. } => {
                 let real = self.real.get_mut(&id).expect("kills what there is");
-                assert!(!std::mem::replace(&mut real.killed, true), "{id} is killed twice");
+                let killed = std::mem::replace(&mut real.killed, true);
+                assert!(!killed || self.again, "{id} is killed twice");
                 if self.acting == Some(id) {
                     self.acting = None;
                     self.leads = false;
@@ -209,6 +213,9 @@ impl World {
     }
 
     fn promote(&mut self, id: ReplicaId, generation: Generation) {
+        if self.again && (self.acting, self.last_promotion) == (Some(id), generation) {
+            return;
+        }
         assert_eq!(self.acting, None, "two primaries");
         assert!(self.lives(id));
         if self.all_live() {
@@ -430,14 +437,26 @@ impl World {
         }
     }
 
+    fn change_host(&mut self) {
+        self.again = true;
+        self.step(Event::HostChanged);
+        self.again = false;
+    }
+
     fn wish(&mut self, by: u8) {
         if let Some(id) = Self::pick(self.real.keys().copied(), by) {
             self.step(Event::OperatorPromote { id });
         }
     }
 
+    fn retire(&mut self, by: u8) {
+        if let Some(id) = Self::pick(self.real.keys().copied(), by) {
+            self.step(Event::Retire { id });
+        }
+    }
+
     fn happen(&mut self, what: u8, by: u8) {
-        match what % 32 {
+        match what % 33 {
             0..4 => self.start(by),
             4 | 5 => self.fail(by),
             6..8 => self.end(by),
@@ -452,6 +471,8 @@ impl World {
             27 => self.drain(),
             28 => self.wish(by),
             29 => self.step(Event::OperatorScale { replication_factor: by % 7 + 1 }),
+            30 => self.change_host(),
+            31 => self.retire(by),
             _ => self.late(by),
         }
     }

@@ -1,10 +1,12 @@
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quickcheck::QuickCheck;
 
 use super::super::testing::{RingMemory, bytes};
 use super::*;
+use crate::memory::Fuse;
 
 fn intake(capacity: usize) -> (RingMemory, IntakeWriter, IntakeReader) {
     let memory = RingMemory::new(capacity);
@@ -216,4 +218,44 @@ fn a_racing_writer_never_fools_a_reader() {
         }
         assert!(right > 0);
     });
+}
+
+/// Whatever store of a push or of a freeing was the last one, the next writer goes on
+/// where readers are, and with the number that they expect.
+#[test]
+fn a_writer_goes_on_where_another_was_interrupted() {
+    fn keeps_on(inputs: Vec<(u8, bool)>, stores: u16) -> bool {
+        let fuse = Arc::new(Fuse::default());
+        let memory = RingMemory::fused(1024, Some(Arc::clone(&fuse)));
+        let mut first = IntakeWriter::new(memory.header(), memory.data());
+        let mut follower = reader(&memory);
+        fuse.light(u64::from(stores % 256) + 1);
+        for (len, frees) in inputs {
+            let no = first.last() + 1;
+            let _ = first.push(no, &bytes(no as usize, len.into()));
+            if frees && let Some(oldest) = first.oldest() {
+                first.free_through(oldest);
+            }
+        }
+        fuse.light(u64::MAX);
+        let mut second = IntakeWriter::resume(memory.header(), memory.data()).unwrap();
+        let mut kept = reader(&memory);
+        let mut shown = 0;
+        while let Some((no, input)) = next(&mut kept) {
+            assert_eq!(input, bytes(no as usize, input.len()));
+            assert!(shown == 0 || no == shown + 1);
+            shown = no;
+        }
+        assert_eq!(second.kept() as u64, shown.saturating_sub(second.oldest().unwrap_or(1) - 1));
+        let no = second.last() + 1;
+        second.free_through(second.last());
+        second.push(no, b"more").unwrap();
+        assert_eq!(next(&mut kept), Some((no, b"more".to_vec())));
+        // Who had read all before goes on as well, once it has seen what is freed.
+        while follower.next(&mut Vec::new()) == Err(IntakeError::Overtaken) {
+            follower.seek_oldest();
+        }
+        follower.last_no() == no
+    }
+    QuickCheck::new().tests(2000).quickcheck(keeps_on as fn(_, _) -> _);
 }

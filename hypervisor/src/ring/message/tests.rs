@@ -142,3 +142,41 @@ fn in_order(sizes: Vec<u16>, mut schedule: u64) -> bool {
 fn messages_arrive_in_order() {
     QuickCheck::new().tests(200).quickcheck(in_order as fn(Vec<u16>, u64) -> bool);
 }
+
+#[test]
+fn a_receiver_that_follows_gets_what_the_last_one_was_not_done_with() {
+    let (memory, mut sender, mut first) = pair(1024, 100_000, 20_000);
+    let messages: Vec<_> = (0..6).map(|seed| bytes(seed, 130)).collect();
+    for message in &messages {
+        sender.send(message).unwrap();
+    }
+    sender.flush();
+    for message in &messages[..4] {
+        assert_eq!(receive(&mut first).as_ref(), Some(message), "and dies with the last");
+    }
+    drop(first);
+    let follow = || Receiver::new(memory.consumer(CONSUMER, PRODUCER), 20_000).following();
+    let mut second = follow();
+    let rest: Vec<_> = std::iter::from_fn(|| receive(&mut second)).collect();
+    assert!(rest.ends_with(&messages[3..]), "what is in doubt comes again");
+    // Of a message larger than the ring, the beginning may be gone with the last one.
+    second.release();
+    let large = bytes(9, 5000);
+    sender.send(&large).unwrap();
+    sender.send(b"after").unwrap();
+    for _ in 0..3 {
+        sender.flush();
+        assert_eq!(receive(&mut second), None);
+        second.release();
+    }
+    drop(second);
+    let mut third = follow();
+    let found = loop {
+        sender.flush();
+        if let Some(found) = receive(&mut third) {
+            break found;
+        }
+        third.release();
+    };
+    assert_eq!(found, b"after");
+}

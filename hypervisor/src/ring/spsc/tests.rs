@@ -339,3 +339,48 @@ fn two_threads_at_full_speed() {
         }
     });
 }
+
+#[test]
+fn a_producer_that_goes_on_believes_no_position_that_cannot_be() {
+    let memory = RingMemory::new(64);
+    let (mut first, mut consumer) = memory.pair();
+    for _ in 0..10 {
+        first.push(&[1; 24]).unwrap();
+        first.publish();
+        pop(&mut consumer).unwrap();
+        consumer.release();
+    }
+    memory.position().store(PRODUCER, 77);
+    let position = memory.position().read_only();
+    let parts = ProducerParts { header: memory.header(), data: memory.data(), position };
+    let mut second = Producer::resume(parts, OTHER, ME);
+    assert_eq!(second.push(&[2; 24]), Err(PushError::Full));
+    memory.position().store(PRODUCER, OTHER.0);
+    second.push(&[2; 24]).unwrap();
+}
+
+#[test]
+fn a_producer_goes_on_where_another_ended() {
+    let memory = RingMemory::new(64);
+    let (mut first, mut consumer) = memory.pair();
+    first.push(b"shown").unwrap();
+    first.publish();
+    first.push(b"not shown").unwrap();
+    assert_eq!(first.push(&[0; 40]), Err(PushError::Full), "it waits for room");
+    drop(first);
+    let parts = || ProducerParts {
+        header: memory.header(),
+        data: memory.data(),
+        position: memory.position().read_only(),
+    };
+    let mut second = Producer::resume(parts(), OTHER, ME);
+    assert_eq!(pop(&mut consumer), Some(b"shown".to_vec()));
+    assert!(!consumer.release(), "the second does not wait");
+    second.push(b"next").unwrap();
+    second.publish();
+    assert_eq!(pop(&mut consumer), Some(b"next".to_vec()));
+    let mut third = Producer::resume(parts(), OTHER, PartyId(5));
+    third.push(b"for 5").unwrap();
+    third.publish();
+    assert_eq!(pop(&mut consumer), None, "the ring is for another now");
+}

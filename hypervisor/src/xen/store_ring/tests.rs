@@ -26,10 +26,22 @@ fn rig(first: u32) -> Rig {
     Rig { xen, guest, ring }
 }
 
+/// Writes, and shows it.
+fn write(ring: &mut StoreRing, bytes: &[u8]) -> Result<usize, RingFault> {
+    let outcome = ring.write(bytes);
+    if outcome.is_ok_and(|len| len > 0) {
+        ring.show();
+    }
+    outcome
+}
+
 fn read(ring: &mut StoreRing) -> Result<Vec<u8>, RingFault> {
     let mut bytes = Vec::new();
     ring.read(&mut bytes).map(|len| {
         assert_eq!(len, bytes.len());
+        if len > 0 {
+            ring.show();
+        }
         bytes
     })
 }
@@ -51,7 +63,7 @@ fn bytes_go_both_ways_and_the_guest_is_signalled_once_a_round() {
     assert_eq!(guest.write(b"request"), 7);
     assert!(ring.has_requests());
     assert_eq!(read(&mut ring), Ok(b"request".to_vec()));
-    assert_eq!(ring.write(b"response"), Ok(8));
+    assert_eq!(write(&mut ring, b"response"), Ok(8));
     assert!(ring.take_notice() && !ring.take_notice());
     assert_eq!(guest.read(usize::MAX), b"response");
     assert!(!ring.has_requests());
@@ -60,10 +72,10 @@ fn bytes_go_both_ways_and_the_guest_is_signalled_once_a_round() {
 #[test]
 fn a_full_ring_takes_no_more() {
     let Rig { guest, mut ring, .. } = rig(u32::MAX - 100);
-    assert_eq!(ring.write(&[1; 2000]), Ok(RING_BYTES));
-    assert_eq!(ring.write(&[2; 10]), Ok(0));
+    assert_eq!(write(&mut ring, &[1; 2000]), Ok(RING_BYTES));
+    assert_eq!(write(&mut ring, &[2; 10]), Ok(0));
     assert_eq!(guest.read(4), [1; 4]);
-    assert_eq!(ring.write(&[2; 10]), Ok(4));
+    assert_eq!(write(&mut ring, &[2; 10]), Ok(4));
     assert_eq!(guest.read(usize::MAX)[RING_BYTES - 5..], [1, 2, 2, 2, 2]);
     assert_eq!(guest.write(&[3; 2000]), RING_BYTES);
     assert_eq!(read(&mut ring).unwrap().len(), RING_BYTES);
@@ -75,17 +87,17 @@ fn impossible_indices_end_the_service_until_the_guest_begins_anew() {
     for (word, value) in [(REQ_PROD, 500_u32), (REQ_PROD, 2025), (RSP_CONS, 999), (RSP_CONS, 1003)]
     {
         let Rig { guest, mut ring, .. } = rig(1000);
-        ring.write(b"12").unwrap();
+        write(&mut ring, b"12").unwrap();
         guest.scribble_index(word, value);
         let mut bytes = Vec::new();
-        let outcome = ring.read(&mut bytes).and_then(|_| ring.write(b"3"));
+        let outcome = read(&mut ring).and_then(|_| write(&mut ring, b"3"));
         assert_eq!(outcome, Err(RingFault::Index), "{word} {value}");
         assert_eq!((bytes.len(), guest.error()), (0, RingFault::Index as u32));
         // What looks right again is not believed.
         guest.scribble_index(REQ_PROD, 1000);
         guest.scribble_index(RSP_CONS, 1000);
         assert_eq!(ring.read(&mut bytes), Err(RingFault::Index));
-        assert_eq!(ring.write(b"4"), Err(RingFault::Index));
+        assert_eq!(write(&mut ring, b"4"), Err(RingFault::Index));
         assert!(!ring.has_requests());
         guest.reconnect();
         assert!(ring.wants_reset() && !guest.is_connected());
@@ -100,11 +112,11 @@ fn impossible_indices_end_the_service_until_the_guest_begins_anew() {
 #[test]
 fn a_consumer_cannot_give_back_what_it_took() {
     let Rig { guest, mut ring, .. } = rig(0);
-    ring.write(&[1; 100]).unwrap();
+    write(&mut ring, &[1; 100]).unwrap();
     guest.read(60);
-    ring.write(&[2; 1]).unwrap();
+    write(&mut ring, &[2; 1]).unwrap();
     guest.scribble_index(RSP_CONS, 59);
-    assert_eq!(ring.write(&[3; 1]), Err(RingFault::Index));
+    assert_eq!(write(&mut ring, &[3; 1]), Err(RingFault::Index));
 }
 
 #[test]
@@ -114,7 +126,7 @@ fn what_the_guest_does_to_our_indices_is_of_no_consequence() {
     guest.scribble_index(REQ_CONS, 999_999);
     guest.scribble_index(RSP_PROD, 999_999);
     assert_eq!(read(&mut ring), Ok(b"one".to_vec()));
-    assert_eq!(ring.write(b"two"), Ok(3));
+    assert_eq!(write(&mut ring, b"two"), Ok(3));
     assert_eq!(guest.read(usize::MAX), b"two", "both are shown as they are");
     guest.write(b"three");
     assert_eq!(read(&mut ring), Ok(b"three".to_vec()));
@@ -136,13 +148,13 @@ fn a_new_server_goes_on_where_the_last_one_was() {
     let Rig { mut xen, guest, mut ring } = rig(u32::MAX - 2);
     guest.write(b"first");
     read(&mut ring).unwrap();
-    ring.write(b"answer").unwrap();
+    write(&mut ring, b"answer").unwrap();
     guest.write(b"second");
     drop(ring);
     let mut ring = StoreRing::new(xen.map_ring(GUEST).unwrap(), Start::Resumed);
     assert!(ring.take_notice());
     assert_eq!(read(&mut ring), Ok(b"second".to_vec()));
-    ring.write(b"another").unwrap();
+    write(&mut ring, b"another").unwrap();
     assert_eq!(guest.read(usize::MAX), b"answeranother");
     // Or begins anew, when the toolstack says so.
     let mut ring = StoreRing::new(xen.map_ring(GUEST).unwrap(), Start::Emptied);
@@ -230,7 +242,7 @@ fn bytes_come_out_in_order_and_once() {
                 }
                 Move::ServerWrites(len) => {
                     let bytes = responses.take(len);
-                    let done = ring.write(&bytes).unwrap();
+                    let done = write(&mut ring, &bytes).unwrap();
                     assert_eq!(done, bytes.len().min(RING_BYTES - to_guest.len()));
                     to_guest.extend(&bytes[..done]);
                     responses.0 += done as u32;
@@ -299,12 +311,12 @@ fn nothing_in_the_page_hurts_the_server() {
                 }
                 Mischief::Read => {
                     bytes.clear();
-                    let outcome = ring.read(&mut bytes);
+                    let outcome = ring.read(&mut bytes).inspect(|_| ring.show());
                     assert!(bytes.len() <= RING_BYTES);
                     assert_eq!(outcome.err(), ring.fault());
                 }
                 Mischief::Write(len) => {
-                    let outcome = ring.write(&vec![7; len.into()]);
+                    let outcome = write(&mut ring, &vec![7; len.into()]);
                     assert!(outcome.is_err() || outcome.unwrap() <= RING_BYTES.min(len.into()));
                     assert_eq!(outcome.err(), ring.fault());
                 }
@@ -353,7 +365,7 @@ fn two_threads_lose_nothing() {
         if from < 4000 {
             taken += ring.read(&mut bytes).unwrap();
         }
-        let sent = ring.write(&bytes).unwrap();
+        let sent = write(&mut ring, &bytes).unwrap();
         bytes.drain(..sent);
         done += sent;
         std::thread::yield_now();

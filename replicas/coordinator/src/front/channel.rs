@@ -1,8 +1,5 @@
 //! What a client's connection goes over: a socket, or the ring of a domain.
 
-use std::io;
-use std::os::fd::OwnedFd;
-
 use super::ring::Ring;
 use super::socket::Socket;
 
@@ -34,9 +31,13 @@ impl Channel {
         }
     }
 
-    pub(super) fn into_ring(self) -> Option<Ring> {
+    /// The connection ends; what it came over is left, if it was a ring.
+    pub(super) fn end(self) -> Option<Ring> {
         match self {
-            Self::Socket(_) => None,
+            Self::Socket(socket) => {
+                socket.shut_down();
+                None
+            }
             Self::Ring(ring) => Some(ring),
         }
     }
@@ -62,23 +63,6 @@ impl Channel {
         match self {
             Self::Socket(socket) => socket.may_have_more(),
             Self::Ring(ring) => ring.may_have_more(),
-        }
-    }
-
-    /// Takes what was only looked at.
-    pub(super) fn settle(&mut self) -> io::Result<()> {
-        match self {
-            Self::Socket(socket) => socket.settle(),
-            Self::Ring(_) => Ok(()),
-        }
-    }
-
-    /// Sends as much as there is room for; what is left is asked for when there
-    /// is more.
-    pub(super) fn send(&mut self, bytes: &[u8], epoll: &OwnedFd) -> io::Result<usize> {
-        match self {
-            Self::Socket(socket) => socket.send(bytes, epoll),
-            Self::Ring(ring) => ring.send(bytes),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use hypervisor::xen::Port;
-use state_machine::{ConnId, DomId, Input};
+use state_machine::{ConnId, DomId, Input, InputNo};
 use teeth::Bug;
 use xenstore::wire::{self, Errno, Framer, HEADER_LEN, Step};
 
@@ -11,6 +11,7 @@ use super::channel::Channel;
 use super::ring::Ring;
 use super::rings::Rings;
 use crate::inlet::Inlet;
+use crate::journal::{Handed, Mark, Seat};
 
 /// Unsent bytes at which no more requests are taken from a client.
 const UNSENT_SOFT_BYTES: usize = 128 * 1024;
@@ -36,7 +37,11 @@ pub(super) struct Client {
     conn: ConnId,
     domid: DomId,
     channel: Channel,
+    /// The same, for the next host.
+    seat: Seat,
     framer: Framer,
+    /// Bytes of the stream that were handed in, or left out.
+    taken: u64,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
     under_way: u32,
@@ -51,12 +56,14 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(conn: ConnId, domid: DomId, channel: Channel) -> Self {
+    pub(super) fn new(channel: Channel, seat: Seat) -> Self {
         Self {
-            conn,
-            domid,
+            conn: seat.conn(),
+            domid: seat.domid(),
             channel,
+            seat,
             framer: Framer::default(),
+            taken: 0,
             inbox: Vec::new(),
             outbox: Vec::new(),
             under_way: 0,
@@ -69,6 +76,32 @@ impl Client {
         }
     }
 
+    /// The client of a host that has ended, as that one has left it.
+    pub(super) fn adopt(
+        channel: Channel,
+        seat: Seat,
+        handed: Handed,
+        inbox: Vec<u8>,
+        outbox: Vec<u8>,
+        last: InputNo,
+    ) -> Self {
+        let opened = seat.was_opened(last);
+        Self {
+            framer: Framer::skipping(handed.skip),
+            taken: handed.taken,
+            inbox,
+            outbox,
+            opened,
+            ..Self::new(channel, seat)
+        }
+    }
+
+    /// A request that an ended host has handed in waits for its answer.
+    pub(super) fn asked(&mut self, query: bool) {
+        self.under_way += 1;
+        self.queries_under_way += u32::from(query);
+    }
+
     /// Its ring, if that is what it comes over.
     pub(super) fn ring(&self) -> Option<&Ring> {
         self.channel.ring()
@@ -79,9 +112,11 @@ impl Client {
         self.channel.ring_mut()
     }
 
-    /// The ring that is left when the connection over it has ended.
-    pub(super) fn into_ring(self) -> Option<Ring> {
-        self.channel.into_ring()
+    /// What is left when the connection has ended: the ring over which it came, and
+    /// the seat.
+    pub(super) fn into_parts(self) -> (Option<Ring>, Seat) {
+        self.seat.close();
+        (self.channel.end(), self.seat)
     }
 
     /// Over which port somebody has to be signalled, if so.
@@ -158,10 +193,16 @@ impl Client {
             let lazily = self.under_way == 0 && self.inbox.is_empty() && !self.has_unsent();
             match &mut self.channel {
                 Channel::Socket(socket) => {
-                    let len = socket.read(buffer, lazily, epoll)?;
+                    let len = socket.read(buffer, lazily, &self.seat, epoll)?;
                     self.inbox.extend_from_slice(&buffer[..len]);
                 }
-                Channel::Ring(ring) => ring.read(&mut self.inbox)?,
+                Channel::Ring(ring) => {
+                    let before = self.inbox.len();
+                    if ring.read(&mut self.inbox)? > 0 {
+                        self.seat.keep_read(&self.inbox[before..], &self.inbox);
+                        ring.show();
+                    }
+                }
             }
         }
         Ok(())
@@ -176,7 +217,9 @@ impl Client {
         mut rings: Option<&mut Rings>,
     ) -> Pumped {
         if !self.opened {
+            self.seat.opening(inlet.ledger.next_no());
             if inlet.push(&Input::Open { conn: self.conn, domid: self.domid }).is_err() {
+                self.seat.not_opened();
                 return Pumped::IntakeFull;
             }
             self.opened = true;
@@ -190,7 +233,10 @@ impl Client {
             let mut framer = self.framer;
             match framer.step(rest) {
                 Step::NeedMore(_) => break Pumped::Done,
-                Step::Skip(len) => at += len,
+                Step::Skip(len) => {
+                    at += len;
+                    self.seat.skipped(self.taken + at as u64, framer.to_skip(), &[], &[]);
+                }
                 Step::Close(_) => break Pumped::Broken("a frame of absurd length"),
                 // As Xen's own daemons do: a kernel knows the limit.
                 Step::Oversized(_) if self.channel.is_ring() => {
@@ -201,8 +247,12 @@ impl Client {
                     if self.under_way > 0 {
                         break Pumped::Waits;
                     }
-                    wire::error_frame(Errno::E2BIG, header.req_id, header.tx_id, &mut self.outbox);
+                    let mut error = Vec::new();
+                    wire::error_frame(Errno::E2BIG, header.req_id, header.tx_id, &mut error);
                     at += HEADER_LEN;
+                    let taken = self.taken + at as u64;
+                    self.seat.skipped(taken, framer.to_skip(), &error, &self.outbox);
+                    self.outbox.extend_from_slice(&error);
                 }
                 Step::Frame(len) => {
                     let frame = &rest[..len];
@@ -212,7 +262,13 @@ impl Client {
                         break Pumped::Waits;
                     }
                     let told = rings.as_mut().is_none_or(|rings| rings.tell_of_named(frame, inlet));
-                    if !told || inlet.push(&Input::Request { conn: self.conn, frame }).is_err() {
+                    if !told {
+                        break Pumped::IntakeFull;
+                    }
+                    let taken = self.taken + at as u64;
+                    self.seat.handing(inlet.ledger.next_no(), taken + len as u64);
+                    if inlet.push(&Input::Request { conn: self.conn, frame }).is_err() {
+                        self.seat.not_handed(taken);
                         break Pumped::IntakeFull;
                     }
                     self.under_way += 1;
@@ -223,12 +279,24 @@ impl Client {
             self.framer = framer;
         };
         self.inbox.drain(..at);
+        self.taken += at as u64;
+        if self.inbox.is_empty() {
+            self.seat.inbox_is_empty();
+        }
         self.waits = pumped == Pumped::Waits;
         // Without a request under way nothing will go out that wakes it anyway.
-        if self.under_way == 0 && !self.has_unsent() && self.channel.settle().is_err() {
+        if self.under_way == 0 && !self.has_unsent() && self.settle().is_err() {
             return Pumped::Broken("its socket fails");
         }
         pumped
+    }
+
+    /// Takes what was handed in from the socket, where it was only looked at.
+    fn settle(&mut self) -> std::io::Result<()> {
+        match &mut self.channel {
+            Channel::Socket(socket) => socket.settle(self.taken, &self.seat),
+            Channel::Ring(_) => Ok(()),
+        }
     }
 
     /// An answer came; whether a request waited for it.
@@ -238,14 +306,35 @@ impl Client {
         self.waits
     }
 
-    pub(super) fn queue(&mut self, frame: &[u8]) {
+    /// Queues what `mark` stands for, which counts as delivered from now on.
+    pub(super) fn queue(&mut self, frame: &[u8], mark: Mark, inlet: &Inlet) {
+        self.seat.queue(frame, &self.outbox, mark, inlet);
         self.outbox.extend_from_slice(frame);
     }
 
     /// Sends as much as the socket takes; whether a request waited for that.
     pub(super) fn send(&mut self, epoll: &OwnedFd) -> std::io::Result<bool> {
         self.listed_unsent = false;
-        let sent = self.channel.send(&self.outbox, epoll)?;
+        self.settle()?;
+        let sent = match &mut self.channel {
+            Channel::Socket(socket) => {
+                if self.outbox.is_empty() {
+                    return Ok(self.waits);
+                }
+                self.seat.sending();
+                let sent = socket.send(&self.outbox, epoll)?;
+                self.seat.sent(sent, sent == self.outbox.len());
+                sent
+            }
+            Channel::Ring(ring) => {
+                let sent = ring.send(&self.outbox)?;
+                if sent > 0 {
+                    self.seat.sent(sent, sent == self.outbox.len());
+                    ring.show();
+                }
+                sent
+            }
+        };
         self.outbox.drain(..sent);
         // One burst of events must not hold its memory for ever.
         if self.outbox.is_empty() && self.outbox.capacity() > UNSENT_SOFT_BYTES {

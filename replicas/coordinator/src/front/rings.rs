@@ -7,15 +7,16 @@ use hypervisor::xen::{
     DomainId, Port, RemotePort, RingFault, Start, StoreRing, Virq, XenError, XenHost,
 };
 use rustix::event::epoll;
-use state_machine::{ConnId, DomId, Input};
+use state_machine::{ConnId, DomId, Input, OutputNo};
 use xenstore::wire::{self, MessageType};
 
 use super::channel::Channel;
 use super::client::Client;
-use super::ring::Ring;
-use super::{Front, Token};
+use super::ring::{Origin, Ring};
+use super::{Front, Over, Token};
 use crate::events::Tag;
 use crate::inlet::Inlet;
+use crate::journal::Domains;
 
 /// See the module.
 pub(super) struct Rings {
@@ -27,6 +28,8 @@ pub(super) struct Rings {
     /// Domains of which the component was told, and to whose rings nobody has
     /// connected: they are not introduced yet, or it could not be done.
     unconnected: BTreeSet<DomId>,
+    /// The same, for the next host.
+    named: Domains,
     ports: Vec<Port>,
 }
 
@@ -35,15 +38,27 @@ fn domain(domid: DomId) -> DomainId {
 }
 
 impl Rings {
-    fn connect(
+    pub(super) fn connect(
         &mut self,
         domid: DomId,
-        remote: RemotePort,
+        origin: Origin,
         start: Start,
     ) -> Result<Ring, XenError> {
         let page = self.xen.map_ring(domain(domid))?;
-        let port = self.xen.bind(domain(domid), remote)?;
-        Ok(Ring::new(StoreRing::new(page, start), port))
+        let port = self.xen.bind(domain(domid), origin.port)?;
+        Ok(Ring::new(StoreRing::new(page, start), port, origin))
+    }
+
+    /// The component was told of a domain, to whose ring nobody is connected.
+    pub(super) fn is_unconnected(&mut self, domid: DomId) {
+        self.named.insert(domid);
+        self.unconnected.insert(domid);
+    }
+
+    fn is_connected(&mut self, domid: DomId) {
+        if self.unconnected.remove(&domid) {
+            self.named.remove(domid);
+        }
     }
 
     /// Tells the component of domains that a request names, and that are new to it:
@@ -58,10 +73,11 @@ impl Rings {
             if !self.xen.exists(domain(domid)).unwrap_or(false) {
                 continue;
             }
+            // Over twice, the component knows no more of it than told once.
             if inlet.push(&Input::DomainExists { domid }).is_err() {
                 return false;
             }
-            self.unconnected.insert(domid);
+            self.is_unconnected(domid);
         }
         true
     }
@@ -101,26 +117,33 @@ impl Front {
     /// the same.
     pub(crate) fn serve_rings(
         &mut self,
-        mut xen: Box<dyn XenHost>,
+        xen: Box<dyn XenHost>,
         inlet: &mut Inlet,
     ) -> Result<(), XenError> {
-        let control = xen.control_port()?;
+        let mut rings = self.attend_rings(xen)?;
+        let origin = Origin { port: rings.xen.control_port()?, effect: OutputNo(0) };
+        let ring = rings.connect(DomId(0), origin, Start::Resumed)?;
+        self.rings = Some(rings);
+        self.begin_ring(DomId(0), ring, inlet);
+        Ok(())
+    }
+
+    /// Rings of nobody yet.
+    pub(super) fn attend_rings(&self, mut xen: Box<dyn XenHost>) -> Result<Rings, XenError> {
         let deaths = xen.bind_virq(Virq::DomainException)?;
-        let mut rings = Rings {
+        let events = xen.events();
+        epoll::add(&*self.epoll, events, Token::Rings.to_data(), epoll::EventFlags::IN)
+            .map_err(|errno| XenError::Call { call: "epoll", source: errno.into() })?;
+        let named = self.journal.named();
+        Ok(Rings {
             xen,
             deaths,
             by_domain: BTreeMap::new(),
             by_port: BTreeMap::new(),
-            unconnected: BTreeSet::new(),
+            unconnected: named.all().into_iter().collect(),
+            named,
             ports: Vec::new(),
-        };
-        let ring = rings.connect(DomId(0), control, Start::Resumed)?;
-        let events = rings.xen.events();
-        epoll::add(&*self.epoll, events, Token::Rings.to_data(), epoll::EventFlags::IN)
-            .map_err(|errno| XenError::Call { call: "epoll", source: errno.into() })?;
-        self.rings = Some(rings);
-        self.begin_ring(DomId(0), ring, inlet);
-        Ok(())
+        })
     }
 
     /// Ends the service of all rings, whose connections have ended.
@@ -130,18 +153,29 @@ impl Front {
         }
     }
 
-    /// Connects to the ring of a domain. One that is connected already begins
-    /// anew: its toolstack says that it has another event channel.
-    pub(crate) fn introduce_ring(&mut self, domid: DomId, remote: RemotePort, inlet: &mut Inlet) {
+    /// Connects to the ring of a domain, as an effect says. One that is connected
+    /// already begins anew: its toolstack says that it has another event channel.
+    pub(crate) fn introduce_ring(
+        &mut self,
+        domid: DomId,
+        port: RemotePort,
+        effect: OutputNo,
+        inlet: &mut Inlet,
+    ) {
+        let origin = Origin { port, effect };
+        if self.origin_of(domid) == Some(origin) {
+            // The last host has done so, and did not live to say it.
+            return;
+        }
         let again = self.remove_ring(domid, inlet);
         let Some(rings) = &mut self.rings else { return };
         // The page of a domain that was served before this daemon started tells
         // how far; that of a new one is empty.
         let start = if again { Start::Emptied } else { Start::Resumed };
-        match rings.connect(domid, remote, start) {
+        match rings.connect(domid, origin, start) {
             Ok(ring) => self.begin_ring(domid, ring, inlet),
             Err(error) => {
-                rings.unconnected.insert(domid);
+                rings.is_unconnected(domid);
                 self.events.warn(
                     &[Tag::Client],
                     format!("the ring of domain {domid} is not served: {error}"),
@@ -152,10 +186,16 @@ impl Front {
         }
     }
 
+    fn origin_of(&self, domid: DomId) -> Option<Origin> {
+        let rings = self.rings.as_ref()?;
+        let conn = rings.by_port.get(rings.by_domain.get(&domid)?)?;
+        self.clients.get(conn)?.ring().map(Ring::origin)
+    }
+
     /// Disconnects from the ring of a domain; whether it was connected.
     pub(crate) fn remove_ring(&mut self, domid: DomId, inlet: &mut Inlet) -> bool {
         let Some(rings) = &mut self.rings else { return false };
-        rings.unconnected.remove(&domid);
+        rings.is_connected(domid);
         let Some(port) = rings.by_domain.remove(&domid) else { return false };
         let conn = rings.by_port.remove(&port);
         if let Err(error) = rings.xen.unbind(port) {
@@ -168,7 +208,7 @@ impl Front {
         true
     }
 
-    fn begin_ring(&mut self, domid: DomId, ring: Ring, inlet: &mut Inlet) {
+    pub(super) fn begin_ring(&mut self, domid: DomId, ring: Ring, inlet: &mut Inlet) {
         let port = ring.port();
         let conn = self.take_conn();
         self.seat(conn, domid, ring);
@@ -201,11 +241,24 @@ impl Front {
     }
 
     fn seat(&mut self, conn: ConnId, domid: DomId, ring: Ring) {
+        let Some(seat) = self.journal.seat(conn, domid, ring.kind()) else {
+            // There are as many as Xen can have domains that are of use.
+            self.events.error(
+                &[Tag::Client],
+                format!("the ring of domain {domid} is not served: no seat is free"),
+            );
+            return;
+        };
+        self.connected(conn, domid, ring.port());
+        self.clients.insert(conn, Client::new(Channel::Ring(ring), seat));
+    }
+
+    pub(super) fn connected(&mut self, conn: ConnId, domid: DomId, port: Port) {
         if let Some(rings) = &mut self.rings {
-            rings.by_domain.insert(domid, ring.port());
-            rings.by_port.insert(ring.port(), conn);
+            rings.is_connected(domid);
+            rings.by_domain.insert(domid, port);
+            rings.by_port.insert(port, conn);
         }
-        self.clients.insert(conn, Client::new(conn, domid, Channel::Ring(ring)));
     }
 
     /// Event channels have something to say.
@@ -223,7 +276,7 @@ impl Front {
                 // Who hears of one that is gone looks for those that have shut down
                 // as well.
                 if !self.look_for_the_gone(inlet) {
-                    self.tell(Input::DomainShutDown, inlet);
+                    self.tell(Input::DomainShutDown, Over::Nothing, inlet);
                 }
             } else {
                 self.ring_ready(port, inlet);
@@ -235,7 +288,7 @@ impl Front {
     }
 
     /// A domain has signalled.
-    fn ring_ready(&mut self, port: Port, inlet: &mut Inlet) {
+    pub(super) fn ring_ready(&mut self, port: Port, inlet: &mut Inlet) {
         let conn = self.rings.as_ref().and_then(|rings| rings.by_port.get(&port));
         let Some(&conn) = conn else { return };
         let Some(client) = self.clients.get_mut(&conn) else { return };
@@ -261,19 +314,26 @@ impl Front {
         let Some(rings) = &mut self.rings else { return true };
         let port = self.clients.get_mut(&conn).and_then(Client::take_notice);
         let Some(Err(error)) = port.map(|port| rings.xen.notify(port)) else { return true };
-        self.events.warn(&[Tag::Client], format!("connection {conn} closed: {error}"));
+        self.complain(conn, &error);
         self.end(conn, RingFault::Communication, inlet);
         false
     }
 
     /// Lets go of domains that are gone; whether there were any.
-    fn look_for_the_gone(&mut self, inlet: &mut Inlet) -> bool {
+    pub(super) fn look_for_the_gone(&mut self, inlet: &mut Inlet) -> bool {
         let Some(rings) = &mut self.rings else { return false };
         let gone = rings.gone();
         for &domid in &gone {
-            self.remove_ring(domid, inlet);
-            self.tell(Input::DomainGone { domid }, inlet);
+            self.let_go_of(domid, inlet);
         }
         !gone.is_empty()
+    }
+
+    /// A domain is gone.
+    pub(super) fn let_go_of(&mut self, domid: DomId, inlet: &mut Inlet) {
+        // Without its ring, nothing else would tell the next host.
+        self.journal.gone().insert(domid);
+        self.remove_ring(domid, inlet);
+        self.tell(Input::DomainGone { domid }, Over::Gone(domid), inlet);
     }
 }

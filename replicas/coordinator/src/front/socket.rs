@@ -12,9 +12,10 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use hypervisor::socket::{peek_offset, set_peek_offset};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -22,14 +23,17 @@ use state_machine::ConnId;
 use xenstore::wire::{HEADER_LEN, MAX_PAYLOAD};
 
 use super::Token;
+use crate::journal::Seat;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Socket {
     conn: ConnId,
     stream: UnixStream,
-    /// Bytes at the front of the stream that were looked at and not taken.
-    looked_at: usize,
+    /// Bytes of the stream that were looked at.
+    looked: u64,
+    /// Bytes of the stream that were taken.
+    settled: u64,
     may_have_more: bool,
     hung_up: bool,
     wants_room: bool,
@@ -44,15 +48,51 @@ const INTEREST: EventFlags = EventFlags::IN.union(EventFlags::ET);
 impl Socket {
     pub(super) fn new(conn: ConnId, stream: UnixStream, epoll: &OwnedFd) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
+        set_peek_offset(&stream, 0)?;
+        Self::attend(conn, stream, epoll)
+    }
+
+    fn attend(conn: ConnId, stream: UnixStream, epoll: &OwnedFd) -> io::Result<Self> {
         epoll::add(epoll, &stream, Token::Conn(conn).to_data(), INTEREST)?;
         Ok(Self {
             conn,
             stream,
-            looked_at: 0,
+            looked: 0,
+            settled: 0,
             may_have_more: false,
             hung_up: false,
             wants_room: false,
         })
+    }
+
+    /// The socket of a host that has ended, which had handed in `taken` bytes of the
+    /// stream. What that one looked at beyond is looked at again.
+    pub(super) fn adopt(
+        conn: ConnId,
+        stream: UnixStream,
+        taken: u64,
+        seat: &Seat,
+        epoll: &OwnedFd,
+    ) -> io::Result<Self> {
+        let settled = seat.settled_now(peek_offset(&stream)?);
+        let ahead = taken.checked_sub(settled).ok_or(io::ErrorKind::InvalidData)?;
+        set_peek_offset(&stream, ahead)?;
+        seat.settling(settled);
+        seat.settled(settled);
+        seat.looked(taken);
+        let socket = Self::attend(conn, stream, epoll)?;
+        Ok(Self { looked: taken, settled, may_have_more: true, ..socket })
+    }
+
+    /// Ends the connection for both sides, whoever else holds the socket.
+    pub(super) fn shut_down(&self) {
+        // Fails where the client has closed its end: then there is nothing to end.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// For whoever holds it beside us.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     /// Whether the other end has been closed.
@@ -70,21 +110,17 @@ impl Socket {
         self.may_have_more
     }
 
-    /// Reads what has come, as far as the buffer holds it; `lazily` reads at most
-    /// [`LOOK_BYTES`], and leaves them in the socket until [`Self::settle`].
+    /// Looks at what has come, as far as the buffer holds it; `lazily` at most at
+    /// [`LOOK_BYTES`]. It stays in the socket until [`Self::settle`].
     pub(super) fn read(
         &mut self,
         buffer: &mut [u8],
         lazily: bool,
+        seat: &Seat,
         epoll: &OwnedFd,
     ) -> io::Result<usize> {
-        self.settle()?;
-        let (peek, room) = if lazily {
-            (RecvFlags::PEEK, buffer.len().min(LOOK_BYTES))
-        } else {
-            (RecvFlags::empty(), buffer.len())
-        };
-        match recv(&self.stream, &mut buffer[..room], peek) {
+        let room = if lazily { buffer.len().min(LOOK_BYTES) } else { buffer.len() };
+        match recv(&self.stream, &mut buffer[..room], RecvFlags::PEEK) {
             Ok((_, 0)) => {
                 epoll::delete(epoll, &self.stream)?;
                 self.hung_up = true;
@@ -92,7 +128,8 @@ impl Socket {
                 Ok(0)
             }
             Ok((_, len)) => {
-                self.looked_at = if lazily { len } else { 0 };
+                self.looked += len as u64;
+                seat.looked(self.looked);
                 // Less than there was room for was all; more will be told.
                 self.may_have_more = len == room;
                 Ok(len)
@@ -106,15 +143,20 @@ impl Socket {
         }
     }
 
-    /// Takes from the socket what was looked at.
-    pub(super) fn settle(&mut self) -> io::Result<()> {
-        let mut taken = [MaybeUninit::<u8>::uninit(); LOOK_BYTES];
-        while self.looked_at > 0 {
-            let part = self.looked_at.min(taken.len());
-            match recv(&self.stream, &mut taken[..part], RecvFlags::empty()) {
+    /// Takes the stream up to `taken` from the socket: what was handed in.
+    pub(super) fn settle(&mut self, taken: u64, seat: &Seat) -> io::Result<()> {
+        let mut buffer = [MaybeUninit::<u8>::uninit(); LOOK_BYTES];
+        while self.settled < taken {
+            let part = (taken - self.settled).min(buffer.len() as u64) as usize;
+            seat.settling(self.settled + part as u64);
+            match recv(&self.stream, &mut buffer[..part], RecvFlags::empty()) {
                 // It was there; that it is gone is beyond repair.
                 Ok((_, 0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok((_, len)) => self.looked_at -= len,
+                Ok((_, len)) => {
+                    self.settled += len as u64;
+                    seat.settling(self.settled);
+                    seat.settled(self.settled);
+                }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -125,7 +167,6 @@ impl Socket {
     /// Sends as much as the socket takes; asks to be told of room if that is not
     /// all.
     pub(super) fn send(&mut self, bytes: &[u8], epoll: &OwnedFd) -> io::Result<usize> {
-        self.settle()?;
         let mut sent = 0;
         while sent < bytes.len() {
             match send(&self.stream, &bytes[sent..], SendFlags::NOSIGNAL) {
@@ -150,10 +191,16 @@ impl Socket {
 mod tests {
     use std::io::{Read, Write};
 
+    use state_machine::DomId;
+
     use super::*;
+    use crate::front::FrontLimits;
+    use crate::journal::{Journal, Kind};
 
     struct Pair {
         ours: Socket,
+        seat: Seat,
+        _journal: Journal,
         theirs: UnixStream,
         epoll: OwnedFd,
         buffer: [u8; 8],
@@ -164,13 +211,25 @@ mod tests {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         let mut ours = Socket::new(ConnId(1), ours, &epoll).unwrap();
         ours.is_readable();
-        Pair { ours, theirs, epoll, buffer: [0; 8] }
+        let limits = FrontLimits {
+            max_connections: 1,
+            backlog_bytes: 0,
+            outstanding: 1,
+            guest_outstanding: 1,
+        };
+        let mut journal = Journal::new(limits, 4096, None).unwrap();
+        let seat = journal.seat(ConnId(1), DomId(0), Kind::Socket).unwrap();
+        Pair { ours, seat, _journal: journal, theirs, epoll, buffer: [0; 8] }
     }
 
     impl Pair {
         fn read(&mut self, lazily: bool) -> &[u8] {
-            let len = self.ours.read(&mut self.buffer, lazily, &self.epoll).unwrap();
+            let len = self.ours.read(&mut self.buffer, lazily, &self.seat, &self.epoll).unwrap();
             &self.buffer[..len]
+        }
+
+        fn settle(&mut self, taken: u64) {
+            self.ours.settle(taken, &self.seat).unwrap();
         }
 
         /// Bytes that the kernel still holds for us.
@@ -195,11 +254,43 @@ mod tests {
         assert_eq!((pair.unread(), pair.events()), (3, 0), "left there, and told once");
         pair.theirs.write_all(b"more").unwrap();
         assert_eq!(pair.events(), 1, "what is new is told");
+        pair.settle(3);
         assert_eq!(pair.ours.send(b"answer", &pair.epoll).unwrap(), 6);
-        assert_eq!(pair.unread(), 4, "exactly what was looked at is gone");
+        assert_eq!(pair.unread(), 4, "exactly what was handed in is gone");
         pair.ours.is_readable();
         assert_eq!(pair.read(false), b"more");
+        pair.settle(7);
         assert_eq!(pair.unread(), 0);
+    }
+
+    /// The next host looks at what was not handed in, wherever this one ended.
+    #[test]
+    fn the_next_host_goes_on_with_what_was_not_handed_in() {
+        type End = fn(&mut Pair);
+        let ends: [End; 4] = [
+            |_| {},
+            |pair| pair.settle(3),
+            // It ends right after the bytes were taken, or right before.
+            |pair| {
+                pair.seat.settling(3);
+                recv(&pair.ours.stream, &mut [0; 3][..], RecvFlags::empty()).unwrap();
+            },
+            |pair| pair.seat.settling(3),
+        ];
+        for end in ends {
+            let mut pair = pair();
+            pair.theirs.write_all(b"one").unwrap();
+            pair.theirs.write_all(b"two").unwrap();
+            assert_eq!(pair.read(false), b"onetwo");
+            end(&mut pair);
+            let stream = pair.ours.stream.try_clone().unwrap();
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+            pair.ours = Socket::adopt(ConnId(1), stream, 3, &pair.seat, &epoll).unwrap();
+            assert!(pair.ours.may_have_more());
+            assert_eq!(pair.read(false), b"two");
+            pair.settle(6);
+            assert_eq!(pair.unread(), 0);
+        }
     }
 
     #[test]
@@ -209,7 +300,7 @@ mod tests {
         assert_eq!(pair.read(true), b"one");
         pair.theirs.write_all(b"two").unwrap();
         assert_eq!(pair.read(true), b"two");
-        pair.ours.settle().unwrap();
+        pair.settle(6);
         assert_eq!(pair.unread(), 0);
     }
 

@@ -13,6 +13,7 @@ use teeth::Bug;
 use super::{EARLY_DEATH, Group, Member, Notice, RESPAWN_PAUSE_MAX};
 use crate::events::Tag;
 use crate::failover::{Running, cause_name};
+use crate::holder::Held;
 use crate::platform::{Domain as _, Observed, Platform, PlatformError};
 
 impl<P: Platform> Group<P> {
@@ -89,6 +90,7 @@ impl<P: Platform> Group<P> {
             ready: false,
             pinned: false,
             accused: None,
+            outdated: false,
         };
         let peers = self
             .members
@@ -164,6 +166,7 @@ impl<P: Platform> Group<P> {
     /// A killed replica is gone: its slot and its disk are free.
     pub(super) fn forget(&mut self, id: ReplicaId, fabric: &mut HostFabric) {
         self.members.remove(&id);
+        self.holder.let_go(Held::Replica(id));
         self.injected.remove(&id);
         // Where all are lost, a disk may be the last thing that holds the state.
         if !matches!(self.decisions.phase(), Phase::Lost { .. }) {
@@ -224,7 +227,7 @@ impl<P: Platform> Group<P> {
         self.tell(id, message, fabric);
     }
 
-    fn tell_all(&self, message: &ToReplica, fabric: &mut HostFabric) {
+    pub(super) fn tell_all(&self, message: &ToReplica, fabric: &mut HostFabric) {
         for &id in self.members.keys() {
             self.tell(id, message, fabric);
         }

@@ -1,7 +1,7 @@
 //! What happens to the replicas is noticed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hypervisor::ReplicaId;
 use hypervisor::decision::{Cause, Event, IntakeNo, LogPosition, Phase, Standing};
@@ -12,11 +12,16 @@ use super::watch::Watch;
 use super::{Group, Notice};
 use crate::events::Tag;
 use crate::failover::{Running, cause_name};
+use crate::holder::Held;
 use crate::platform::{Domain as _, Platform, PlatformError};
 
 /// How long the word of one replica stands against that of another while a third
 /// could decide: idle ones show the digest of the same place before long.
 const TIE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the only replica that has the state is waited for when it seems to hang. To
+/// give it up is to lose the state, and it may be starved in a way that nobody sees.
+const LAST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Messages of one that does not lead, taken at one look.
 const LEFT_OVER_PER_LOOK: usize = 64;
@@ -76,6 +81,7 @@ impl<P: Platform> Group<P> {
             // Unwanted by now. Its slot is free once it is gone, not before.
             self.events.warn(&[Tag::Fence], format!("replica {id}: {error}"));
         }
+        self.holder.hold(Held::Replica(id), &domain.descriptors());
         member.domain = Some(domain);
     }
 
@@ -366,10 +372,34 @@ impl<P: Platform> Group<P> {
         for slot in due {
             fabric.ring_doorbell(slot);
         }
+        let only = voters.first().copied().filter(|_| voters.len() == 1);
+        let still = |id: ReplicaId| only == Some(id) && hung.iter().any(|(other, _)| *other == id);
+        self.last_hangs_since = self.last_hangs_since.filter(|(id, _)| still(*id));
         for (id, why) in hung {
+            if only == Some(id) && !self.settings.is_durable() && !self.is_hopeless(id, &why, now) {
+                continue;
+            }
             self.log(&[Tag::Monitor, Tag::Xenstore], format!("replica {id} hangs: {why}"));
             self.failed(id, Cause::Hung, fabric, notices);
         }
+    }
+
+    /// Whether the only replica that has the state has seemed to hang for so long that
+    /// nothing is to be hoped for.
+    fn is_hopeless(&mut self, id: ReplicaId, why: &str, now: Instant) -> bool {
+        if let Some((_, since)) = self.last_hangs_since {
+            return now.duration_since(since) > LAST_PATIENCE;
+        }
+        self.last_hangs_since = Some((id, now));
+        self.events.warn(
+            &[Tag::Monitor, Tag::Xenstore],
+            format!(
+                "replica {id} seems to hang: {why}; nobody else has the state, so it is waited \
+                 for, {} s at most",
+                LAST_PATIENCE.as_secs()
+            ),
+        );
+        false
     }
 
     /// Compares digests at equal places of the log.
