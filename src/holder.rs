@@ -26,8 +26,6 @@ pub use program::{Program, ProgramError};
 use std::ffi::OsString;
 use std::future::pending;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,9 +35,9 @@ use hypervisor::domain::{
     self, Bond, DomainError, ErrorOutput, Exit, Lifeline, Limits, ProcessDomain, SpawnSpec, Tether,
     end_children, reap_children,
 };
+use rustix::io::Errno;
 use rustix::process::{getpid, pidfd_send_signal, set_child_subreaper};
-use tokio::io::Interest;
-use tokio::net::UnixDatagram;
+use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::signals::EndSignals;
@@ -53,6 +51,8 @@ use restarts::{Hopeless, Restarts};
 pub(crate) const HELD_FLAG: &str = "--held";
 /// How long a program that takes over may take to be ready.
 const UPGRADE_PATIENCE: Duration = Duration::from_secs(60);
+/// Words that are heard before something else is looked at.
+const WORDS_AT_ONCE: u32 = 256;
 /// How long those that are killed may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -145,10 +145,8 @@ struct Holder {
 struct Running {
     domain: ProcessDomain,
     ear: Ear,
-    /// The same socket; it tells when there is something to hear.
-    bell: UnixDatagram,
-    /// It has closed its end of the line.
-    is_deaf: bool,
+    /// It has something in it when there is something to hear.
+    bell: Receiver,
     /// By when it has to be ready.
     deadline: Option<tokio::time::Instant>,
     /// What it made way for, and since when nobody serves.
@@ -197,7 +195,8 @@ impl Holder {
     }
 
     fn start(&self, restart: Option<Restart>) -> Result<Running, HolderError> {
-        let (ear, mouth) = line().map_err(system("the line to the daemon"))?;
+        let (ear, bell, mouth) = line().map_err(system("the line to the daemon"))?;
+        let bell = Receiver::from_owned_fd(bell).map_err(system("the line to the daemon"))?;
         let lock = self.order.run_dir.lock();
         let is_upgrade = self.before.is_some();
         let descriptors = hand_down(mouth, &self.tether, lock, &self.kept, self.count, restart)?;
@@ -212,16 +211,10 @@ impl Holder {
             limits: Limits::INHERITED,
             bond: Bond::Host,
         })?;
-        // Of which kind a socket is does not matter for waiting.
-        let bell = ear.as_fd().try_clone_to_owned().map(StdDatagram::from).and_then(|bell| {
-            bell.set_nonblocking(true)?;
-            UnixDatagram::from_std(bell)
-        });
         Ok(Running {
             domain,
             ear,
-            bell: bell.map_err(system("the line to the daemon"))?,
-            is_deaf: false,
+            bell,
             deadline: is_upgrade.then(|| tokio::time::Instant::now() + UPGRADE_PATIENCE),
             upgrade: None,
         })
@@ -230,13 +223,10 @@ impl Holder {
     /// Waits for the daemon's end, and does what it wants until then. What it has sent
     /// counts also if it is dead by now.
     async fn attend(&mut self, daemon: &mut Running) -> Result<Exit, HolderError> {
+        let mut has_more = false;
         loop {
             if let Some(exit) = daemon.domain.try_wait()? {
-                while let Ok(heard) = daemon.ear.hear()
-                    && !matches!(heard, Heard::End)
-                {
-                    self.take(heard, daemon);
-                }
+                while self.hear(daemon) {}
                 return Ok(exit);
             }
             tokio::select! {
@@ -254,15 +244,28 @@ impl Holder {
                     daemon.deadline = None;
                     daemon.domain.kill()?;
                 }
-                heard = daemon.hear(), if !daemon.is_deaf => match heard {
-                    Ok(heard) => self.take(heard, daemon),
-                    Err(error) => {
-                        daemon.is_deaf = true;
-                        self.warn(format!("the line to the daemon: {error}"));
-                    }
-                },
+                rung = daemon.rings(), if !has_more => {
+                    rung.map_err(system("the line to the daemon"))?;
+                    has_more = self.hear(daemon);
+                }
+                () = tokio::task::yield_now(), if has_more => has_more = self.hear(daemon),
             }
         }
+    }
+
+    /// Takes what the daemon has said, but not more than some; whether there may be more.
+    fn hear(&mut self, daemon: &mut Running) -> bool {
+        for _ in 0..WORDS_AT_ONCE {
+            match daemon.ear.hear() {
+                Ok(Heard::End) | Err(Errno::AGAIN) => return false,
+                Ok(heard) => self.take(heard, daemon),
+                Err(error) => {
+                    self.warn(format!("the line to the daemon: {error}"));
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     fn take(&mut self, heard: Heard, daemon: &mut Running) {
@@ -296,7 +299,7 @@ impl Holder {
                 self.kept.let_go(name);
                 self.warn_full("this process can have no more open");
             }
-            Heard::End => daemon.is_deaf = true,
+            Heard::End => {}
         }
     }
 
@@ -382,14 +385,15 @@ async fn until(deadline: Option<tokio::time::Instant>) {
 }
 
 impl Running {
-    /// The next that it says.
-    async fn hear(&self) -> io::Result<Heard> {
+    /// Waits until the bell was rung, and takes the signal away.
+    async fn rings(&self) -> io::Result<()> {
         loop {
             self.bell.readable().await?;
-            let heard = || self.ear.hear().map_err(Into::into);
-            match self.bell.try_io(Interest::READABLE, heard) {
+            match self.bell.try_read(&mut [0; 64]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                heard => return heard,
+                // The daemon is about to end.
+                Ok(0) => return pending().await,
+                rung => return rung.map(drop),
             }
         }
     }

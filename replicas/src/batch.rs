@@ -7,12 +7,16 @@ use crate::outbox::BatchNo;
 /// An input whose execution killed primaries: answered with an error.
 const QUARANTINED: u8 = 1;
 
+/// What a request takes of the intake beside its frame, about.
+const REQUEST_OVERHEAD_BYTES: usize = 40;
+
 /// A batch that is being filled.
 #[derive(Debug, Default)]
 pub struct Batch {
     no: BatchNo,
     entry: Vec<u8>,
     has_command: bool,
+    held_up_bytes: usize,
 }
 
 impl Batch {
@@ -45,6 +49,20 @@ impl Batch {
     #[must_use]
     pub fn is_urgent(&self) -> bool {
         self.has_command
+    }
+
+    /// Notes that this query, too, cannot leave the intake before this batch is
+    /// logged.
+    pub fn hold_up(&mut self, query: &Input<'_>) {
+        if let (Input::Request { frame, .. }, false) = (query, self.is_empty()) {
+            self.held_up_bytes += frame.len() + REQUEST_OVERHEAD_BYTES;
+        }
+    }
+
+    /// Bytes of the intake that it takes until it is logged, at least.
+    #[must_use]
+    pub fn intake_bytes(&self) -> usize {
+        self.entry.len() + self.held_up_bytes
     }
 
     /// Adds an applied input.

@@ -45,7 +45,8 @@ use follow::Behind;
 
 /// A batch is closed when its entry reaches this size.
 const BATCH_BYTES: usize = 64 * 1024;
-/// A batch of this size does not wait for the one before.
+/// A batch that takes this much of the intake waits neither for the one before nor
+/// for company: the smallest intake has room for four.
 const FULL_BATCH_BYTES: usize = 16 * 1024;
 /// No new inputs are taken while this much waits in the outbox.
 pub const OUTBOX_BYTES: usize = 8 * 1024 * 1024;
@@ -420,6 +421,7 @@ impl<X: Execute> Replica<X> {
                 self.outbox.answer(seen, output, emit);
             }
             self.outbox.done(self.last_command, no, emit);
+            self.batch.hold_up(input);
             return;
         }
         if !applied {
@@ -454,7 +456,7 @@ impl<X: Execute> Replica<X> {
         !self.batch.is_empty()
             && (idle
                 || (self.batch.is_urgent() && self.in_flight.is_empty())
-                || self.batch.len() >= FULL_BATCH_BYTES
+                || self.batch.intake_bytes() >= FULL_BATCH_BYTES
                 || self.role == Role::Draining)
     }
 

@@ -18,7 +18,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::kept::Kept;
-use super::line::{Line, Name};
+use super::line::{Line, Mouth, Name};
 
 /// More is not read of a list, bytes.
 const MAX_LIST: u64 = 16 << 20;
@@ -140,7 +140,7 @@ pub enum HandedError {
 
 /// The descriptors for the next daemon, as [`Inheritance::take`] expects them.
 pub(super) fn hand_down(
-    mouth: OwnedFd,
+    mouth: Mouth,
     tether: &Tether,
     lock: BorrowedFd<'_>,
     kept: &Kept,
@@ -154,7 +154,8 @@ pub(super) fn hand_down(
     memory.write_all(&serde_json::to_vec(&list)?)?;
     memory.rewind()?;
     let mut descriptors = vec![
-        mouth,
+        mouth.socket,
+        mouth.bell,
         tether.as_fd().try_clone_to_owned()?,
         lock.try_clone_to_owned()?,
         memory.into(),
@@ -179,7 +180,8 @@ impl Inheritance {
         let count = descriptors.len();
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(HandedError::Count(count));
-        let (mouth, tether, lock, memory) = (next()?, next()?, next()?, next()?);
+        let mouth = Mouth { socket: next()?, bell: next()? };
+        let (tether, lock, memory) = (next()?, next()?, next()?);
         let mut text = Vec::new();
         File::from(memory).take(MAX_LIST).read_to_end(&mut text)?;
         let list: List = serde_json::from_slice(&text)?;
@@ -234,7 +236,7 @@ mod tests {
 
     fn handed_down(kept: &Kept, restart: Option<Restart>) -> Vec<OwnedFd> {
         let (_line, tether) = Lifeline::new().unwrap();
-        let (_ear, mouth) = line().unwrap();
+        let (_ear, _bell, mouth) = line().unwrap();
         hand_down(mouth, &tether, null().as_fd(), kept, 4, restart).unwrap()
     }
 
@@ -262,13 +264,13 @@ mod tests {
         };
         let mut short = handed_down(&kept, None);
         short.pop();
-        assert!(refused(short).starts_with("7 descriptors were handed down"));
+        assert!(refused(short).starts_with("8 descriptors were handed down"));
         let mut long = handed_down(&kept, None);
         long.push(null());
-        assert!(refused(long).starts_with("9 descriptors were handed down"));
+        assert!(refused(long).starts_with("10 descriptors were handed down"));
         assert!(refused(Vec::new()).starts_with("0 descriptors"));
         let mut unlisted = handed_down(&kept, None);
-        unlisted[3] = null();
+        unlisted[4] = null();
         assert!(refused(unlisted).starts_with("the list of what was handed down: EOF"));
     }
 }

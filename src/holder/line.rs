@@ -1,12 +1,16 @@
 //! The socket between the holder and its daemon: words in one direction, from the
 //! daemon to the holder, some with descriptors.
+//!
+//! What is in the socket counts, whether the holder has read it or not. So the daemon
+//! does not wake the holder for each client that comes and goes: it rings a bell when
+//! some dozens of words lie there, or one that must be heard now.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use coordinator::Held;
@@ -19,6 +23,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
     sendmsg, socketpair, sockopt,
 };
+use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
 /// A word is at most so long, bytes.
@@ -28,6 +33,9 @@ pub(crate) const MAX_DESCRIPTORS: usize = 253;
 /// What may be on its way, bytes of the kernel's memory: it takes about one KiB for a
 /// word, and thousands of clients may come within one turn of the daemon.
 const BUFFER_BYTES: usize = 8 << 20;
+/// So many words about clients may lie in the socket without the holder being told.
+/// Their descriptors stay open for as long, also of clients that are gone.
+const UNHEARD_WORDS: u32 = 64;
 /// How long a word that must arrive may find the line full.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -80,29 +88,47 @@ pub enum LineError {
     Word(#[from] serde_json::Error),
 }
 
-/// A new line: the holder's end, and the one that the daemon inherits.
-pub(crate) fn line() -> rustix::io::Result<(Ear, OwnedFd)> {
+/// The daemon's end of a line, as it inherits it.
+#[derive(Debug)]
+pub(crate) struct Mouth {
+    pub(crate) socket: OwnedFd,
+    pub(crate) bell: OwnedFd,
+}
+
+/// A new line: the holder's end, what tells it that there is something to hear, and the
+/// daemon's end.
+pub(crate) fn line() -> rustix::io::Result<(Ear, OwnedFd, Mouth)> {
     let flags = SocketFlags::CLOEXEC;
-    let (ear, mouth) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let (ear, socket) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     // More than the system's limit takes root; with less, fewer words find room.
-    if sockopt::set_socket_send_buffer_size_force(&mouth, BUFFER_BYTES).is_err() {
-        sockopt::set_socket_send_buffer_size(&mouth, BUFFER_BYTES)?;
+    if sockopt::set_socket_send_buffer_size_force(&socket, BUFFER_BYTES).is_err() {
+        sockopt::set_socket_send_buffer_size(&socket, BUFFER_BYTES)?;
     }
-    Ok((Ear(ear), mouth))
+    let (rings, bell) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    Ok((Ear(ear), rings, Mouth { socket, bell }))
 }
 
 /// The daemon's end of the line.
 #[derive(Debug)]
 pub struct Line {
     socket: OwnedFd,
+    bell: OwnedFd,
+    /// Words since the bell was rung.
+    unheard: AtomicU32,
     events: Arc<Events>,
     /// That something could not be held was said.
     complained: AtomicBool,
 }
 
 impl Line {
-    pub(super) fn new(socket: OwnedFd, events: Arc<Events>) -> Self {
-        Self { socket, events, complained: AtomicBool::new(false) }
+    pub(super) fn new(mouth: Mouth, events: Arc<Events>) -> Self {
+        Self {
+            socket: mouth.socket,
+            bell: mouth.bell,
+            unheard: AtomicU32::new(0),
+            events,
+            complained: AtomicBool::new(false),
+        }
     }
 
     /// Sends without ever waiting.
@@ -135,7 +161,9 @@ impl Line {
     ) -> Result<(), LineError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.say(word, descriptors) {
+            let outcome = self.say(word, descriptors);
+            self.ring();
+            match outcome {
                 Err(LineError::Line(Errno::AGAIN)) if Instant::now() < deadline => {
                     let mut room = [PollFd::new(&self.socket, PollFlags::OUT)];
                     let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
@@ -143,6 +171,25 @@ impl Line {
                 }
                 outcome => return outcome,
             }
+        }
+    }
+
+    fn ring(&self) {
+        self.unheard.store(0, Ordering::Relaxed);
+        // One that is full has been rung.
+        let _ = rustix::io::write(&self.bell, &[1]);
+    }
+
+    /// A word about this was sent, if there was room for it.
+    fn said(&self, name: Held, outcome: Result<(), LineError>) {
+        // Clients come and go all the time; all else is rare, and larger.
+        let is_client = matches!(name, Held::Conn(_));
+        let unheard = self.unheard.fetch_add(1, Ordering::Relaxed) + 1;
+        if !is_client || outcome.is_err() || unheard >= UNHEARD_WORDS {
+            self.ring();
+        }
+        if let Err(error) = outcome {
+            self.complain(&error);
         }
     }
 
@@ -156,15 +203,11 @@ impl Line {
 
 impl coordinator::Holder for Line {
     fn hold(&self, name: Held, descriptors: &[BorrowedFd<'_>]) {
-        if let Err(error) = self.say(&Word::Hold(name.encode()), descriptors) {
-            self.complain(&error);
-        }
+        self.said(name, self.say(&Word::Hold(name.encode()), descriptors));
     }
 
     fn let_go(&self, name: Held) {
-        if let Err(error) = self.say(&Word::LetGo(name.encode()), &[]) {
-            self.complain(&error);
-        }
+        self.said(name, self.say(&Word::LetGo(name.encode()), &[]));
     }
 }
 
@@ -183,12 +226,6 @@ pub(crate) enum Heard {
     Full(Name),
     /// The daemon has closed its end.
     End,
-}
-
-impl AsFd for Ear {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
 }
 
 impl Ear {
@@ -227,15 +264,22 @@ impl Ear {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use coordinator::Holder as _;
     use state_machine::ConnId;
 
     use super::*;
 
     fn pair() -> (Ear, Line, Arc<Events>) {
-        let (ear, mouth) = line().unwrap();
+        let (ear, _, line, events) = with_bell();
+        (ear, line, events)
+    }
+
+    fn with_bell() -> (Ear, OwnedFd, Line, Arc<Events>) {
+        let (ear, bell, mouth) = line().unwrap();
         let events = Arc::new(Events::new(10));
-        (ear, Line::new(mouth, Arc::clone(&events)), events)
+        (ear, bell, Line::new(mouth, Arc::clone(&events)), events)
     }
 
     #[test]
@@ -255,6 +299,24 @@ mod tests {
             matches!(ear.hear(), Ok(Heard::Word(heard, fds)) if heard == word && fds.is_empty())
         );
         assert!(matches!(ear.hear(), Ok(Heard::End)));
+    }
+
+    #[test]
+    fn the_holder_is_woken_for_many_clients_at_once_and_for_all_else_at_once() {
+        let (_ear, bell, line, _) = with_bell();
+        let rang = || rustix::io::read(&bell, &mut [0; 64]).is_ok();
+        for conn in 1..u64::from(UNHEARD_WORDS) {
+            line.let_go(Held::Conn(ConnId(conn)));
+        }
+        assert!(!rang());
+        line.let_go(Held::Conn(ConnId(0)));
+        assert!(rang());
+        line.let_go(Held::Conn(ConnId(0)));
+        assert!(!rang(), "it is counted anew");
+        line.hold(Held::Control, &[]);
+        assert!(rang());
+        line.insist(&Word::Stopping, &[]).unwrap();
+        assert!(rang());
     }
 
     #[test]

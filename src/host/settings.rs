@@ -32,7 +32,7 @@ const CONTROL_RING_BYTES: usize = 64 * 1024;
 const ELECTION_MS: u64 = 10_000;
 /// A replica that has not come up by then is given up.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// How often the monitor looks.
+/// How often the monitor looks, at most.
 pub(crate) const MONITOR_PERIOD: Duration = Duration::from_millis(10);
 /// How often it looks while there is nothing to do.
 pub(crate) const IDLE_MONITOR_PERIOD: Duration = Duration::from_millis(100);
@@ -110,6 +110,8 @@ impl Settings {
         quotas.push(("store-kib", shares.store_kib()));
         // The longest time without a beat when there is nothing to do.
         let idle_beat_ms = IDLE_BEAT_MS.max(monitor.beat_ms);
+        // Twice a beat; who beats seldom wants few wake-ups.
+        let look_period = MONITOR_PERIOD.max(Duration::from_millis(monitor.beat_ms.into()) / 2);
         coordinator::Settings {
             policy: Policy {
                 ack: match xenstore.ack {
@@ -151,8 +153,8 @@ impl Settings {
                 starved_ms: monitor.starved_limit_ms,
                 ..MonitorConfig::default()
             },
-            look_period: MONITOR_PERIOD,
-            idle_look_period: IDLE_MONITOR_PERIOD,
+            look_period,
+            idle_look_period: IDLE_MONITOR_PERIOD.max(look_period),
             beat_ms: monitor.beat_ms.into(),
             idle_beat_ms: idle_beat_ms.into(),
             election_ms: ELECTION_MS,

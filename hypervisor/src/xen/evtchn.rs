@@ -54,9 +54,9 @@ impl EventChannels {
     /// Binds a new port to an interrupt of Xen's.
     ///
     /// # Errors
-    /// When somebody else has it.
+    /// [`XenError::Taken`] when somebody else has it.
     pub fn bind_virq(&self, virq: Virq) -> Result<Port, XenError> {
-        self.call("binding a virtual interrupt", BIND_VIRQ, &mut (virq as u32))
+        self.call("binding a virtual interrupt", BIND_VIRQ, &mut (virq as u32)).map_err(who_has_it)
     }
 
     /// Gives a port back.
@@ -142,6 +142,16 @@ fn failed(call: &'static str, errno: Errno) -> XenError {
     XenError::Call { call, source: io::Error::from(errno) }
 }
 
+/// Xen lets one process of the control domain have it.
+fn who_has_it(error: XenError) -> XenError {
+    match error {
+        XenError::Call { call, source } if source.kind() == io::ErrorKind::AlreadyExists => {
+            XenError::Taken { call }
+        }
+        error => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
@@ -185,6 +195,15 @@ mod tests {
         assert_eq!(sizes, [256, 256, 88]);
         channels.unmask(&[]).unwrap();
         assert!(kernel.recv(&mut [0; 1]).is_err(), "nothing to say");
+    }
+
+    #[test]
+    fn whoever_comes_second_for_an_interrupt_is_told_why_it_gets_none() {
+        let told = |errno| who_has_it(failed("binding a virtual interrupt", errno)).to_string();
+        let taken = "binding a virtual interrupt: another xenstore daemon serves this host, or has \
+                     not ended yet";
+        assert_eq!(told(Errno::EXIST), taken);
+        assert!(!told(Errno::ACCESS).contains("another"));
     }
 
     #[test]

@@ -103,6 +103,12 @@ pub enum XenError {
         /// What the kernel or Xen answered.
         source: io::Error,
     },
+    /// Somebody else has the interrupt that tells of domains' ends.
+    #[error("{call}: another xenstore daemon serves this host, or has not ended yet")]
+    Taken {
+        /// What was attempted.
+        call: &'static str,
+    },
     /// A page could not be mapped.
     #[error(transparent)]
     Memory(#[from] MemoryError),

@@ -187,7 +187,7 @@ impl XenHost for PlayedHost {
     fn bind_virq(&mut self, _: Virq) -> Result<Port, XenError> {
         let mut world = self.world();
         if world.virq.is_some() {
-            return Err(refused("binding a virtual interrupt", io::ErrorKind::AlreadyExists));
+            return Err(XenError::Taken { call: "binding a virtual interrupt" });
         }
         let port = world.take_port();
         world.virq = Some(port);

@@ -115,7 +115,8 @@ impl Inlet {
         self.ledger.unanswered() > 0
     }
 
-    /// Whether inputs were taken since the last time this was asked.
+    /// Whether inputs were taken for which somebody waits, since the last time this was
+    /// asked.
     pub(crate) fn take_fresh(&mut self) -> bool {
         std::mem::take(&mut self.fresh)
     }
@@ -136,7 +137,11 @@ impl Inlet {
         input.encode(no, &mut self.bytes);
         match self.fabric.intake().push(no.0, &self.bytes) {
             Ok(()) => {}
-            Err(IntakePushError::Full) => return Err(IntakeFull),
+            Err(IntakePushError::Full) => {
+                // Also with what nobody waits for: room must be made.
+                self.fresh = true;
+                return Err(IntakeFull);
+            }
             Err(error) => {
                 // Frames are far smaller than the intake, and numbers follow
                 // each other by construction.
@@ -148,7 +153,9 @@ impl Inlet {
             trace.input(input);
         }
         self.taken += 1;
-        self.fresh = true;
+        // Nobody waits for these: the primary finds them with the next input, or when it
+        // looks around.
+        self.fresh |= !matches!(input, Input::Open { .. } | Input::Close { .. });
         self.admit(input, awaits_answer(input));
         Ok(no)
     }

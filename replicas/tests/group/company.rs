@@ -10,14 +10,14 @@ use hypervisor::fabric::{FabricConfig, HostFabric, ReplicaFabric};
 use hypervisor::{Generation, ReplicaId, SlotId};
 use replica::error::Fatal;
 use replica::executor::{Execute, Local, Results, Task};
-use replica::protocol::ToReplica;
+use replica::protocol::{FromReplica, ToReplica};
 use replica::runtime::Runtime;
 use replica::snapshot::{Encoded, Head};
 use replica::spec::{Ack, Backend, LogLimits, ReplicaSpec, Start, Storage};
 use state_machine::executor::State;
 use state_machine::{ConnId, Digest, Input, InputNo, OutputNo, ScrubProgress};
 
-use crate::machine::{Board, PUT};
+use crate::machine::{BEGIN, Board, GET, PUT};
 use crate::world::Desk;
 
 const AT_ONCE: usize = 8;
@@ -153,19 +153,41 @@ impl House {
     }
 
     fn ask(&mut self, count: u64) {
-        for no in self.last_input + 1..=self.last_input + count {
-            let mut record = Vec::new();
-            let input = Input::Request { conn: ConnId(1), frame: &[PUT, 1, 2] };
-            input.encode(InputNo(no), &mut record);
-            self.fabric.intake().push(no, &record).expect("room");
+        for _ in 0..count {
+            self.hand_in(&[PUT, 1, 2]);
         }
-        self.last_input += count;
+    }
+
+    fn hand_in(&mut self, frame: &[u8]) {
+        self.last_input += 1;
+        let mut record = Vec::new();
+        let input = Input::Request { conn: ConnId(1), frame };
+        input.encode(InputNo(self.last_input), &mut record);
+        self.fabric.intake().push(self.last_input, &record).expect("room");
+    }
+
+    /// Takes what the primary says; up to which input the intake may be freed.
+    fn released(&mut self) -> Option<InputNo> {
+        let mut last = None;
+        let mut bytes = Vec::new();
+        let outputs = self.fabric.outputs(slot(0)).expect("a ring");
+        while outputs.receive(&mut bytes).expect("is in order") {
+            if let (_, FromReplica::Released(no)) = FromReplica::decode(&bytes).expect("decodes") {
+                last = Some(no);
+            }
+        }
+        last
     }
 
     /// Runs until all is done; how many inputs the primary executed at once meanwhile.
     fn run(&mut self) -> Vec<usize> {
+        self.run_by(Duration::from_millis(5))
+    }
+
+    /// The same, with a clock that goes on by `step` each time.
+    fn run_by(&mut self, step: Duration) -> Vec<usize> {
         for _ in 0..50 {
-            self.now += Duration::from_millis(5);
+            self.now += step;
             for runtime in self.replicas.values_mut() {
                 runtime.step(self.now).expect("goes on");
             }
@@ -187,4 +209,20 @@ fn an_input_has_company_only_where_its_hanging_the_primary_can_be_found_out() {
     house.isolate(1, &[id(slot(2))]);
     house.ask(20);
     assert_eq!(house.run(), [1; 20], "one standby is left");
+}
+
+#[test]
+fn queries_that_wait_for_room_behind_a_note_do_not_wait_for_a_tick() {
+    let mut house = House::new();
+    house.isolate(0, &[]);
+    house.tell(slot(0), &ToReplica::Promote { generation: GENERATION, quarantine: vec![] });
+    house.run();
+    house.released();
+    house.hand_in(&[BEGIN, 1, 2]);
+    house.hand_in(&[GET, 1, 2]);
+    house.run_by(Duration::ZERO);
+    assert_eq!(house.released(), None, "the note may wait for company");
+    (0..600).for_each(|_| house.hand_in(&[GET, 1, 2]));
+    house.run_by(Duration::ZERO);
+    assert_eq!(house.released(), Some(InputNo(house.last_input)));
 }

@@ -11,8 +11,9 @@ pub enum Class {
     /// Changes nothing: skips the log and is answered from the applied state.
     Query,
     /// Changes only what its own connection sees and promises nothing that
-    /// outlives it (a request inside an open transaction). It is logged in its
-    /// place, but answered as soon as the primary has applied it.
+    /// outlives it (a request inside an open transaction, the end of a watch, the
+    /// connection's own beginning and end). It is logged in its place, but answered
+    /// as soon as the primary has applied it.
     Tentative,
     /// Begins what its own connection alone will see (a transaction), from the
     /// state as it stands. It is logged in its place, but answered as soon as all

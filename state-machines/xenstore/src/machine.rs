@@ -123,6 +123,8 @@ impl<'a> Request<'a> {
             (true, false) => Class::Query,
             (true, true) if self.kind != MessageType::Control => Class::Tentative,
             (false, true) if nodes::alters(self.kind) => Class::Tentative,
+            // Whom the watch belonged to is the only one to notice.
+            (false, _) if self.kind == MessageType::Unwatch => Class::Tentative,
             (false, false) if self.kind == MessageType::TransactionStart => Class::Opening,
             _ => Class::Command,
         }
@@ -359,6 +361,8 @@ impl StateMachine for Xenstore {
             Input::Request { frame, .. } => {
                 Request::parse(frame).map_or(Class::Query, |request| request.class())
             }
+            // What begins and ends a connection is not answered, and no other sees it.
+            Input::Open { .. } | Input::Close { .. } => Class::Tentative,
             _ => Class::Command,
         }
     }

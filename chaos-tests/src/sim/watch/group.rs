@@ -238,7 +238,9 @@ impl World {
         let mut wrong = None;
         for (serial, body) in &self.bodies {
             let killed = body.process.killed.get() || body.dying || !body.alive.get();
-            let idle_us = body.process.lasts_us();
+            // Nobody can tell the next host for how long it has hung already.
+            let looks_us = now_us - self.watch.looks_since_us;
+            let idle_us = body.process.lasts_us().min(looks_us);
             let hangs = matches!(body.process.activity(), Activity::Stopped | Activity::Spins);
             self.watch.count(Checker::Hang, hangs.into());
             // The only one that has the state is waited for.

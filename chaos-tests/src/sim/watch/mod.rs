@@ -54,6 +54,8 @@ pub(super) struct Watch {
     untriable: BTreeSet<InputNo>,
     /// Hosts that have begun.
     pub(super) hosts_begun: u64,
+    /// Since when this one looks, which has begun or goes on.
+    looks_since_us: u64,
     /// What a replica was applying when it died.
     died_of: BTreeMap<ReplicaId, InputNo>,
     /// Inputs that a primary refused to execute.
@@ -76,6 +78,7 @@ impl World {
     /// The host's process begins, for the first time or again.
     pub(super) fn watch_host_begin(&mut self) {
         self.watch.hosts_begun += 1;
+        self.watch.looks_since_us = self.now_us();
         self.watch.deaths.clear();
         self.watch.given_up.clear();
         self.watch.untriable.clear();
@@ -88,6 +91,7 @@ impl World {
     /// Another host goes on with what the last one has left. Nobody waited for that one
     /// any more.
     pub(super) fn watch_host_goes_on(&mut self) {
+        self.watch.looks_since_us = self.now_us();
         self.watch.waiting = None;
         self.watch.undisturbed = service::Undisturbed::default();
         self.watch.past.forget();

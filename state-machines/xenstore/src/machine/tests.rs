@@ -12,7 +12,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use state_machine::{Class, ConnId, Input, StateMachine};
+use state_machine::{Class, ConnId, DomId, Input, StateMachine};
 
 use crate::machine::Xenstore;
 use crate::testing::{Rig, pair, text};
@@ -290,15 +290,23 @@ fn classes() {
     }
     let start = |tx| class(TransactionStart, tx, b"\0");
     assert_eq!((start(0), start(1)), (Class::Opening, Class::Command));
-    for kind in [TransactionEnd, Watch, Unwatch, ResetWatches, Introduce] {
+    for kind in [TransactionEnd, Watch, ResetWatches, Introduce] {
         assert_eq!((class(kind, 0, b""), class(kind, 1, b"")), (Class::Command, Class::Command));
     }
+    assert_eq!(
+        (class(Unwatch, 0, b""), class(Unwatch, 1, b"")),
+        (Class::Tentative, Class::Tentative)
+    );
     assert_eq!(class(Control, 0, b"quota\0"), Class::Query);
     assert_eq!(class(Control, 1, b"quota\0"), Class::Command);
     assert_eq!(class(Control, 0, b"quota\0set\0"), Class::Command);
     assert_eq!(class(Removed, 0, b""), Class::Query);
-    for input in [Input::Boot, Input::Poison, Input::Close { conn: ConnId(1) }] {
+    for input in [Input::Boot, Input::Poison, Input::DomainGone { domid: DomId(1) }] {
         assert_eq!(Xenstore::classify(&input), Class::Command);
+    }
+    let conn = ConnId(1);
+    for input in [Input::Open { conn, domid: DomId(1) }, Input::Close { conn }] {
+        assert_eq!(Xenstore::classify(&input), Class::Tentative);
     }
 }
 
