@@ -147,6 +147,8 @@ struct Running {
     ear: Ear,
     /// It has something in it when there is something to hear.
     bell: Receiver,
+    /// The bell does not work. What the daemon says is heard when it has ended.
+    is_deaf: bool,
     /// By when it has to be ready.
     deadline: Option<tokio::time::Instant>,
     /// What it made way for, and since when nobody serves.
@@ -215,6 +217,7 @@ impl Holder {
             domain,
             ear,
             bell,
+            is_deaf: false,
             deadline: is_upgrade.then(|| tokio::time::Instant::now() + UPGRADE_PATIENCE),
             upgrade: None,
         })
@@ -244,10 +247,13 @@ impl Holder {
                     daemon.deadline = None;
                     daemon.domain.kill()?;
                 }
-                rung = daemon.rings(), if !has_more => {
-                    rung.map_err(system("the line to the daemon"))?;
-                    has_more = self.hear(daemon);
-                }
+                rung = daemon.rings(), if !has_more && !daemon.is_deaf => match rung {
+                    Ok(()) => has_more = self.hear(daemon),
+                    Err(error) => {
+                        daemon.is_deaf = true;
+                        self.warn(format!("the line to the daemon: {error}"));
+                    }
+                },
                 () = tokio::task::yield_now(), if has_more => has_more = self.hear(daemon),
             }
         }

@@ -455,9 +455,14 @@ impl<X: Execute> Replica<X> {
     fn batch_is_due(&self, idle: bool) -> bool {
         !self.batch.is_empty()
             && (idle
-                || (self.batch.is_urgent() && self.in_flight.is_empty())
+                || (self.is_batch_awaited() && self.in_flight.is_empty())
                 || self.batch.intake_bytes() >= FULL_BATCH_BYTES
                 || self.role == Role::Draining)
+    }
+
+    /// A client waits for it, or a snapshot, which there is only of what is logged.
+    fn is_batch_awaited(&self) -> bool {
+        self.batch.is_urgent() || self.freeze_wanted.is_some()
     }
 
     /// Whether the next [`Self::turn`] has something to propose.

@@ -33,7 +33,8 @@ const ELECTION_MS: u64 = 10_000;
 /// A replica that has not come up by then is given up.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How often the monitor looks, at most.
-pub(crate) const MONITOR_PERIOD: Duration = Duration::from_millis(10);
+const MONITOR_PERIOD_MS: u32 = 10;
+pub(crate) const MONITOR_PERIOD: Duration = Duration::from_millis(MONITOR_PERIOD_MS as u64);
 /// How often it looks while there is nothing to do.
 pub(crate) const IDLE_MONITOR_PERIOD: Duration = Duration::from_millis(100);
 /// How often replicas beat while there is nothing to do, milliseconds.
@@ -111,7 +112,8 @@ impl Settings {
         // The longest time without a beat when there is nothing to do.
         let idle_beat_ms = IDLE_BEAT_MS.max(monitor.beat_ms);
         // Twice a beat; who beats seldom wants few wake-ups.
-        let look_period = MONITOR_PERIOD.max(Duration::from_millis(monitor.beat_ms.into()) / 2);
+        let look_ms = MONITOR_PERIOD_MS.max(monitor.beat_ms / 2);
+        let look_period = Duration::from_millis(look_ms.into());
         coordinator::Settings {
             policy: Policy {
                 ack: match xenstore.ack {
@@ -148,6 +150,10 @@ impl Settings {
             quotas,
             lockstep: xenstore.lockstep,
             monitor: MonitorConfig {
+                period_ms: look_ms,
+                // One look may be missed; what lies between two others is not counted in
+                // full, for the monitor itself was held up then.
+                late_ms: look_ms * 5 / 2,
                 detect_ms: monitor.detect_ms,
                 idle_ms: idle_beat_ms,
                 starved_ms: monitor.starved_limit_ms,
@@ -198,4 +204,25 @@ impl Settings {
 
 fn kib(kib: u32) -> usize {
     kib as usize * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples that come when they should count in full: else all hangs are noticed later.
+    #[test]
+    fn looks_come_twice_a_beat_and_are_not_late() {
+        for (beat_ms, look_ms, late_ms) in
+            [(1, 10, 25), (20, 10, 25), (50, 25, 62), (200, 100, 250)]
+        {
+            let mut config = Config::default();
+            config.monitor.beat_ms = beat_ms;
+            config.monitor.detect_ms = 2 * beat_ms;
+            let settings = Settings::new(config).unwrap().coordinator();
+            assert_eq!(settings.look_period, Duration::from_millis(look_ms.into()));
+            assert_eq!((settings.monitor.period_ms, settings.monitor.late_ms), (look_ms, late_ms));
+            assert!(settings.idle_look_period >= settings.look_period);
+        }
+    }
 }

@@ -80,6 +80,8 @@ struct House {
     replicas: BTreeMap<SlotId, Runtime<Counting>>,
     /// Of the primary, in slot 0.
     counts: Rc<RefCell<Vec<usize>>>,
+    /// Where snapshots are encoded, of all replicas.
+    desk: Desk,
     now: Instant,
     last_input: u64,
 }
@@ -104,6 +106,7 @@ impl House {
         })
         .expect("memory");
         let (now, counts) = (Instant::now(), Rc::default());
+        let desk = Desk::default();
         let slots = [0, 1, 2].map(slot);
         for slot in slots {
             fabric.reset_slot(slot, id(slot)).expect("memory");
@@ -128,13 +131,13 @@ impl House {
             let memory = fabric.descriptors(slot).expect("descriptors");
             let own = ReplicaFabric::attach(memory, slot, id(slot)).expect("attaches");
             let counts = if slot.get() == 0 { Rc::clone(&counts) } else { Rc::default() };
-            let board = Local::new(Box::new(Desk::default()));
+            let board = Local::new(Box::new(desk.clone()));
             let executor = Counting { board, counts };
             let runtime = Runtime::new(&spec, own, Box::new(MemoryStore), executor, now);
             (slot, runtime.expect("starts"))
         };
         let replicas = slots.map(start).into();
-        Self { fabric, replicas, counts, now, last_input: 0 }
+        Self { fabric, replicas, counts, desk, now, last_input: 0 }
     }
 
     fn tell(&mut self, to: SlotId, message: &ToReplica) {
@@ -166,17 +169,23 @@ impl House {
         self.fabric.intake().push(self.last_input, &record).expect("room");
     }
 
-    /// Takes what the primary says; up to which input the intake may be freed.
-    fn released(&mut self) -> Option<InputNo> {
-        let mut last = None;
-        let mut bytes = Vec::new();
+    /// Takes what the primary says.
+    fn said(&mut self) -> Vec<FromReplica> {
+        let (mut all, mut bytes) = (Vec::new(), Vec::new());
         let outputs = self.fabric.outputs(slot(0)).expect("a ring");
         while outputs.receive(&mut bytes).expect("is in order") {
-            if let (_, FromReplica::Released(no)) = FromReplica::decode(&bytes).expect("decodes") {
-                last = Some(no);
-            }
+            all.push(FromReplica::decode(&bytes).expect("decodes").1);
         }
-        last
+        all
+    }
+
+    /// The same; up to which input the intake may be freed.
+    fn released(&mut self) -> Option<InputNo> {
+        let released = |said: &FromReplica| match *said {
+            FromReplica::Released(no) => Some(no),
+            _ => None,
+        };
+        self.said().iter().rev().find_map(released)
     }
 
     /// Runs until all is done; how many inputs the primary executed at once meanwhile.
@@ -191,6 +200,7 @@ impl House {
             for runtime in self.replicas.values_mut() {
                 runtime.step(self.now).expect("goes on");
             }
+            self.desk.work();
         }
         self.counts.take()
     }
@@ -225,4 +235,18 @@ fn queries_that_wait_for_room_behind_a_note_do_not_wait_for_a_tick() {
     (0..600).for_each(|_| house.hand_in(&[GET, 1, 2]));
     house.run_by(Duration::ZERO);
     assert_eq!(house.released(), Some(InputNo(house.last_input)));
+}
+
+#[test]
+fn a_snapshot_does_not_wait_for_a_tick_behind_a_note() {
+    let mut house = House::new();
+    house.isolate(0, &[]);
+    house.tell(slot(0), &ToReplica::Promote { generation: GENERATION, quarantine: vec![] });
+    house.run();
+    house.hand_in(&[BEGIN, 1, 2]);
+    house.run_by(Duration::ZERO);
+    house.tell(slot(0), &ToReplica::Export { ticket: 7 });
+    house.run_by(Duration::ZERO);
+    let exported = |said: &FromReplica| matches!(said, FromReplica::Exported { ticket: 7, .. });
+    assert!(house.said().iter().any(exported));
 }

@@ -59,7 +59,7 @@ impl Desk {
         self.0.borrow().0.is_some()
     }
 
-    fn work(&self) {
+    pub(crate) fn work(&self) {
         let mut desk = self.0.borrow_mut();
         if let Some(job) = desk.0.take() {
             desk.1 = Some(job());

@@ -123,7 +123,7 @@ impl<'a> Request<'a> {
             (true, false) => Class::Query,
             (true, true) if self.kind != MessageType::Control => Class::Tentative,
             (false, true) if nodes::alters(self.kind) => Class::Tentative,
-            // Whom the watch belonged to is the only one to notice.
+            // Nobody else is told of it.
             (false, _) if self.kind == MessageType::Unwatch => Class::Tentative,
             (false, false) if self.kind == MessageType::TransactionStart => Class::Opening,
             _ => Class::Command,
@@ -361,7 +361,8 @@ impl StateMachine for Xenstore {
             Input::Request { frame, .. } => {
                 Request::parse(frame).map_or(Class::Query, |request| request.class())
             }
-            // What begins and ends a connection is not answered, and no other sees it.
+            // Nobody is told of a connection's beginning and end. What they free or take
+            // of its domain's quotas, whoever applies them again frees or takes as well.
             Input::Open { .. } | Input::Close { .. } => Class::Tentative,
             _ => Class::Command,
         }
