@@ -23,6 +23,9 @@ const SENDING: u64 = 1 << 63;
 const REPLY: u64 = 1;
 const EVENT: u64 = 2;
 const SKIPPED: u64 = 3;
+/// A place that no stream reaches: a skip is written before its place is, and must not
+/// count at the one that was there before.
+const NOWHERE: u64 = u64::MAX;
 /// An input number that no input bears.
 const NO_INPUT: u64 = u64::MAX;
 
@@ -177,6 +180,9 @@ impl Seat {
         head.store_release(word::OPEN_NO, NO_INPUT);
         head.store_release(word::CLOSE_NO, NO_INPUT);
         head.store_release(word::NEXT_NO, NO_INPUT);
+        for skip in word::SKIPS {
+            head.store_release(skip, NOWHERE);
+        }
         if let Kind::Ring { port, consumed, produced, effect } = kind {
             head.store_release(word::KIND, 1);
             head.store_release(word::PORT, port.0.into());
