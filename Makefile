@@ -37,16 +37,16 @@ test: ## Run all tests
 # Xen, its tools and kernels are Debian's, fetched into a cache below target; these make
 # images of them and boot those.
 xen_packages := qemu-system-x86 busybox-static cpio iproute2 kmod lz4 python3 xz-utils zstd
-run_xen = @scripts/setup $(ROCKSDB) $(xen_packages) && RVMM_XEN=$@ cargo test --locked $(1) -p rvmm --test xen -- --nocapture
+run_xen = @scripts/setup $(ROCKSDB) $(xen_packages) && RVMM_XEN=$@ cargo test --locked --release -p rvmm --test xen -- --nocapture
 
 test-xen: ## Boot a real Xen: guests' life cycle, crowds, a hostile one (minutes)
-	$(call run_xen)
+	$(run_xen)
 
-test-xen-linux: ## Twenty Linux guests on a real Xen, under fire (minutes)
-	$(call run_xen)
+test-xen-linux: ## Twenty Linux guests on a real Xen, under fire; oxenstored beside (minutes)
+	$(run_xen)
 
 bench-xen: ## Measure guests' creation on a real Xen beside Xen's daemon
-	$(call run_xen,--release)
+	$(run_xen)
 
 soak: build ## Hours of simulated and of real faults (SOAK=8h, SOAK_REAL as long)
 	scripts/soak
