@@ -291,6 +291,10 @@ impl World {
     fn observe(&mut self) {
         let seen = std::mem::take(&mut self.hall.borrow_mut().seen);
         let now_us = self.now_us();
+        // A host that has just ended had decided on it in an earlier turn.
+        if let Some(host) = &self.host {
+            self.quarantined = host.quarantined().collect();
+        }
         for seen in &seen {
             if let Seen::Promoted { last_input, .. } = seen
                 && std::mem::take(&mut self.host_restarted)
@@ -322,9 +326,7 @@ impl World {
                 Seen::Promoted { id, generation, last_input } => {
                     self.note("host", 0, "promoted", [id.0, generation.0, last_input.0, 0]);
                     self.stats.promotions += 1;
-                    let quarantined: Vec<_> =
-                        self.host.iter().flat_map(Coordinator::quarantined).collect();
-                    for no in quarantined {
+                    for &no in &self.quarantined {
                         self.judge.quarantined(no, now_us);
                     }
                     self.judge.promoted(last_input, now_us);

@@ -87,6 +87,8 @@ pub(super) struct World {
     pub(super) host_restarted: bool,
     /// It comes back after a loss of power.
     pub(super) power_was_lost: bool,
+    /// What the host, or the one that has just ended, lets nobody execute.
+    pub(super) quarantined: Vec<InputNo>,
     /// No state is left, as the configuration has it.
     pub(super) lost: bool,
     pub(super) bodies: BTreeMap<u64, Body>,
@@ -145,6 +147,7 @@ impl World {
             host_next_us: u64::MAX,
             host_restarted: false,
             power_was_lost: false,
+            quarantined: Vec::new(),
             lost: false,
             bodies: BTreeMap::new(),
             bodies_begun: 0,
