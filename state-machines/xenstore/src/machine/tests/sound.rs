@@ -293,6 +293,26 @@ fn an_open_transaction_survives_in_a_snapshot() {
     assert_eq!(rig.ask(1, Directory, 0, b"/a\0"), Ok(Vec::new()));
 }
 
+/// A transaction that nothing has happened to puts its own tree in place: what was
+/// flipped after it began goes with the one that it replaces, and nobody was told.
+#[test]
+fn a_bit_that_flips_in_what_a_transaction_replaces_is_gone_with_it() {
+    let mut rig = Rig::new();
+    for number in 0..60 {
+        rig.write(alloc::format!("/d/{number}").as_bytes(), b"value");
+    }
+    let sound = rig.machine.clone();
+    for seed in 0..100 {
+        rig.machine = sound.clone();
+        let transaction = rig.start(1);
+        rig.ask(1, Write, transaction, b"/new\0x").expect("allowed");
+        rig.machine.flip_bit(seed);
+        assert!(scrub(&mut rig.machine.clone()).is_err());
+        assert_eq!(rig.commit(1, transaction), Ok(()));
+        scrub(&mut rig.machine).expect("sound");
+    }
+}
+
 #[test]
 fn quarantine_and_poison() {
     let mut rig = Rig::new();
