@@ -37,15 +37,16 @@ test: ## Run all tests
 # Xen, its tools and kernels are Debian's, fetched into a cache below target; these make
 # images of them and boot those.
 xen_packages := qemu-system-x86 busybox-static cpio iproute2 kmod lz4 python3 xz-utils zstd
-run_xen = @scripts/setup $(ROCKSDB) $(xen_packages) && RVMM_XEN=$@ cargo test --locked --release -p rvmm --test xen -- --nocapture
+run_xen = @scripts/setup $(ROCKSDB) $(xen_packages) && RVMM_XEN=$@ \
+	RVMM_XEN_PROGRAM=$(abspath $(TARGET)/static/rvmm) cargo test --locked -p rvmm --test xen -- --nocapture
 
-test-xen: ## Boot a real Xen: guests' life cycle, crowds, a hostile one (minutes)
+test-xen: static ## Boot a real Xen: guests' life cycle, crowds, a hostile one (minutes)
 	$(run_xen)
 
-test-xen-linux: ## Twenty Linux guests on a real Xen, under fire; oxenstored beside (minutes)
+test-xen-linux: static ## Twenty Linux guests on a real Xen, under fire; oxenstored beside (minutes)
 	$(run_xen)
 
-bench-xen: ## Measure guests' creation on a real Xen beside Xen's daemon
+bench-xen: static ## Measure guests' creation on a real Xen beside Xen's daemon
 	$(run_xen)
 
 soak: build ## Hours of simulated and of real faults (SOAK=8h, SOAK_REAL as long)
