@@ -474,7 +474,7 @@ impl StateMachine for Xenstore {
     }
 
     fn flip_bit(&mut self, seed: u64) {
-        self.state.store.tree_mut().flip_bit(seed);
+        self.state.flip_bit(seed);
     }
 }
 

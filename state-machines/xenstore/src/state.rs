@@ -336,6 +336,23 @@ impl State {
         self.conns.remove(&conn);
     }
 
+    /// Flips a bit of one node, behind the back of all digests. The trees of open
+    /// transactions share the nodes of the store: what flips in one flips in all.
+    pub(crate) fn flip_bit(&mut self, seed: u64) {
+        let flip = self.store.tree().place_of_flip(seed);
+        self.store.tree_mut().flip_bit(&flip);
+        let mut open = Vec::new();
+        self.transactions.visit(&mut |key, _| {
+            open.push(*key);
+            true
+        });
+        for key in open {
+            if let Some(transaction) = self.transactions.change(&key, 0) {
+                Arc::make_mut(transaction).working.tree_mut().flip_bit(&flip);
+            }
+        }
+    }
+
     /// Drops the watches and transactions of a connection.
     pub(crate) fn reset_conn(&mut self, conn: ConnId) {
         let Some(Conn { domid, .. }) = self.conns.get(&conn).copied() else { return };

@@ -179,31 +179,50 @@ impl Tree {
         Ok(node)
     }
 
-    /// Flips a bit in one node, behind the back of all digests. Which node and
-    /// which bit depends on `seed`.
-    pub(crate) fn flip_bit(&mut self, seed: u64) {
-        let mut seeds = state_machine::mix64(seed);
-        let mut node = Arc::make_mut(&mut self.root);
+    /// A place whose node is to have a bit flipped, as `seed` says.
+    pub(crate) fn place_of_flip(&self, seed: u64) -> Flip {
+        let mut flip = Flip { place: Vec::new(), seed: state_machine::mix64(seed) };
+        let mut node = &self.root;
         loop {
-            seeds = state_machine::mix64(seeds);
+            flip.seed = state_machine::mix64(flip.seed);
             let count = node.children().map_or(0, |children| children.total().count);
             // Deeper nodes are more; a leaf ends the descent in any case.
-            if count == 0 || seeds.is_multiple_of(8) {
-                break;
+            if count == 0 || flip.seed.is_multiple_of(8) {
+                return flip;
             }
-            let mut left = (seeds >> 8) % count;
-            let mut picked = ChildKey::default();
+            let mut left = (flip.seed >> 8) % count;
+            let mut picked = None;
             if let Some(children) = node.children() {
-                children.by_key().visit(&mut |key, _| {
-                    picked = *key;
+                children.by_key().visit(&mut |key, child| {
+                    picked = Some((*key, child));
                     left = left.wrapping_sub(1);
                     left < count
                 });
             }
-            node = node.change_child(picked, 0).expect("it was just seen");
+            let (key, child) = picked.expect("there are so many");
+            flip.place.push(key);
+            node = child;
         }
-        node.flip_bit(seeds >> 3);
     }
+
+    /// Flips a bit in the node at a place, if there is one, behind the back of all digests.
+    pub(crate) fn flip_bit(&mut self, flip: &Flip) {
+        let mut node = Arc::make_mut(&mut self.root);
+        for key in &flip.place {
+            match node.change_child(*key, 0) {
+                Some(child) => node = child,
+                None => return,
+            }
+        }
+        node.flip_bit(flip.seed >> 3);
+    }
+}
+
+/// A bit to be flipped: below which children, from the root on, and which one there.
+#[derive(Clone, Debug)]
+pub(crate) struct Flip {
+    place: Vec<ChildKey>,
+    seed: u64,
 }
 
 /// A node met on a [`walk`].
