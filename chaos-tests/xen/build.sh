@@ -68,11 +68,15 @@ guest() {
   image "$tree" "$lab/guest.cpio"
 }
 
-# The guest without an operating system: an ELF file that says where it is entered.
+# bare KIND FLAG...: a guest without an operating system, as an ELF file that says where it
+# is entered.
 bare() {
-  gcc -m32 -O2 -Wall -Wextra -Werror -ffreestanding -fno-pic -fno-stack-protector -fno-asynchronous-unwind-tables \
+  local kind=$1
+  shift
+  gcc "$@" -O2 -Wall -Wextra -Werror -ffreestanding -fno-pic -fno-stack-protector -fno-asynchronous-unwind-tables \
     -fno-tree-loop-distribute-patterns -mgeneral-regs-only -nostdlib -static -no-pie \
-    -Wl,--build-id=none,-Ttext-segment=0x100000,-e,start,-z,norelro -o "$1" "$here/bare/guest.c"
+    -Wl,--build-id=none,-Ttext-segment=0x100000,-e,start,-z,norelro \
+    -o "$lab/bare-$kind" "$here/bare/$kind.c" "$here/bare/guest.c"
 }
 
 dom0() {
@@ -107,7 +111,7 @@ dom0() {
   cp -L /usr/lib/x86_64-linux-gnu/libgcc_s.so.1 "$tree/lib/"
   mkdir -p "$tree/etc/xen"
   cp -a "$lab"/root/etc/xen/{scripts,oxenstored.conf,xl.conf} "$tree/etc/xen/"
-  cp -r "$here"/dom0/{main,lib,daemons,scenarios,*.cfg} "$lab/vmlinux-guest" "$lab/guest.cpio" "$lab/bare" "$tree/root/"
+  cp -r "$here"/dom0/{main,lib,daemons,scenarios,*.cfg} "$lab/vmlinux-guest" "$lab/guest.cpio" "$lab"/bare-* "$tree/root/"
   install "$here/dom0/init" "$tree/init"
   image "$tree" "$lab/dom0.cpio"
 }
@@ -118,5 +122,6 @@ zcat "$lab/root/boot/xen-4.17-amd64.gz" >"$lab/xen"
 python3 "$here/vmlinux.py" "$lab/root/boot/vmlinuz-$full" "$lab/vmlinux"
 python3 "$here/vmlinux.py" "$lab/root/boot/vmlinuz-$cloud" "$lab/vmlinux-guest"
 guest "$cloud"
-bare "$lab/bare"
+bare pv -m64 -mno-red-zone
+bare pvh -m32
 dom0 "$full"

@@ -44,11 +44,25 @@ fn io<T>(what: impl FnOnce() -> String, result: std::io::Result<T>) -> Result<T,
     result.map_err(|source| LabError::Io { what: what(), source })
 }
 
+/// What time is to a machine that is emulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// What its processor does: a nanosecond an instruction, and what the processor would
+    /// wait is skipped. So it lives as a slow real one does, and nothing that happens on
+    /// this machine reaches it.
+    Counted,
+    /// The time that passes on this machine, while the emulated processor does a tenth of
+    /// what a real one does, or stands still.
+    Passing,
+}
+
 /// A machine to boot: what its dom0 runs, and goes through.
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// Its name, which its files bear as well.
     pub name: String,
+    /// Its clock.
+    pub clock: Clock,
     /// The script that starts the xenstore daemon inside dom0.
     pub daemon: PathBuf,
     /// The scenarios (`dom0/scenarios`), one after the other.
@@ -65,13 +79,20 @@ impl Machine {
     #[must_use]
     pub fn of_daemon(name: &str, scenarios: &[&'static str]) -> Self {
         let daemon = scripts().join("dom0/daemons").join(name);
-        Self { name: name.to_owned(), daemon, scenarios: scenarios.to_vec(), files: Vec::new() }
+        let (name, scenarios) = (name.to_owned(), scenarios.to_vec());
+        Self { name, clock: Clock::Counted, daemon, scenarios, files: Vec::new() }
     }
 
     /// Under this name instead of its daemon's.
     #[must_use]
     pub fn named(self, name: &str) -> Self {
         Self { name: name.to_owned(), ..self }
+    }
+
+    /// With this clock instead of [`Clock::Counted`].
+    #[must_use]
+    pub fn on(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// With this program in dom0's `/opt`.
@@ -130,7 +151,11 @@ impl Lab {
         io(|| format!("creating {}", out.display()), std::fs::create_dir_all(&out))?;
         let mut boot = Command::new(scripts().join("boot.sh"));
         boot.arg(&self.dir).arg(&out).arg(limit.as_secs().to_string());
-        boot.arg(&machine.daemon).arg(machine.scenarios.join(" ")).args(&machine.files);
+        let clock = match machine.clock {
+            Clock::Counted => "counted",
+            Clock::Passing => "passing",
+        };
+        boot.arg(clock).arg(&machine.daemon).arg(machine.scenarios.join(" ")).args(&machine.files);
         let ended = run("boot.sh", &mut boot);
         let path = out.join("report.log");
         let text = io(|| format!("reading {}", path.display()), std::fs::read_to_string(&path));

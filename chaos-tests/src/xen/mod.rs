@@ -9,6 +9,6 @@ mod lab;
 mod report;
 mod tree;
 
-pub use lab::{Lab, LabError, Machine};
+pub use lab::{Clock, Lab, LabError, Machine};
 pub use report::{Mark, Report, ReportError, table};
 pub use tree::{Difference, Node, Tree, TreeError};

@@ -1,70 +1,25 @@
-// A guest without an operating system: 32 bits, no paging, no interrupts. It reaches its
-// xenstore ring directly, so that it can do to it what no kernel would. What it does
-// stands in its command line:
+// A guest without an operating system, however it was started. It reaches its xenstore
+// ring directly, so that it can do to it what no kernel would. What it does stands in its
+// command line:
 //   calm     tries its store, tells what came of that in data/store, and sleeps
 //   steady   the same, then writes and reads for ever; data/trips tells how often
 //   spin     takes all processor time that it gets, and nothing else
 //   hostile  floods its store up to each quota, does not read answers, and writes nonsense
 //            over its ring, for ever; after each round it tells on its console what it met
-// Constants and layouts are those of Xen's public headers (xen/include/public).
 
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
+#include "guest.h"
 
-#define BARRIER() __asm__ volatile("mfence" ::: "memory")
-
-enum { MEMORY_OP = 12, SCHED_OP = 29, EVENT_CHANNEL_OP = 32, HVM_OP = 34 };
-enum { ADD_TO_PHYSMAP = 7, YIELD = 0, POLL = 3, SEND = 4, GET_PARAM = 1 };
-enum { STORE_PFN = 1, STORE_EVTCHN = 2, CONSOLE_PFN = 17, CONSOLE_EVTCHN = 18 };
+enum { YIELD = 0, POLL = 3, SEND = 4 };
 enum { DIRECTORY = 1, READ = 2, WATCH = 4, TRANSACTION_START = 6, WRITE = 11, RM = 13,
        SET_PERMS = 14, WATCH_EVENT = 15, ERROR = 16 };
-enum { RING = 1024, PAYLOAD_MAX = 4096 };
+enum { PAYLOAD_MAX = 4096 };
 
-struct store_page {
-  u8 requests[RING], responses[RING];
-  volatile u32 request_consumer, request_producer, response_consumer, response_producer;
-  volatile u32 features, connection, error;
-};
-struct console_page {
-  u8 in[1024], out[2048];
-  volatile u32 in_consumer, in_producer, out_consumer, out_producer;
-};
 struct header { u32 kind, id, transaction, length; };
-
-__asm__(".section .note.Xen, \"a\", @note\n"
-        ".long 4, 4, 18\n" // The entry point of a PVH guest, in 32 bits.
-        ".ascii \"Xen\\0\"\n"
-        ".long start\n"
-        ".text\n"
-        ".globl start\n"
-        "start: mov $stack_end, %esp\n"
-        "push %ebx\n" // struct hvm_start_info
-        "call guest\n");
-
-__attribute__((aligned(4096))) u8 hypercalls[4096];
-__attribute__((aligned(4096))) static u8 shared_info[4096];
-__attribute__((aligned(16), used)) u8 stack[16384];
-__asm__(".globl stack_end\n.set stack_end, stack + 16384");
 
 static struct store_page *store;
 static struct console_page *console;
 static u32 store_port, console_port;
-
-static long hypercall(u32 number, u32 first, void *second) {
-  long result;
-  __asm__ volatile("call *%%eax" : "=a"(result), "+b"(first), "+c"(second)
-                   : "a"(hypercalls + 32 * number) : "edx", "esi", "edi", "memory");
-  return result;
-}
-
-static u32 param(u32 index) {
-  struct { u16 domain, pad; u32 index; u64 value; } param = { 0x7ff0, 0, index, 0 };
-  hypercall(HVM_OP, GET_PARAM, &param);
-  return (u32)param.value;
-}
-static void *param_page(u32 index) { return (void *)(param(index) << 12); }
+static u8 *shared_info;
 
 static void yield(void) { hypercall(SCHED_OP, YIELD, 0); }
 static void kick(u32 port) { hypercall(EVENT_CHANNEL_OP, SEND, &port); }
@@ -73,7 +28,6 @@ static void kick(u32 port) { hypercall(EVENT_CHANNEL_OP, SEND, &port); }
 static void sleep_on(u32 port) {
   struct { u32 *ports, count; u64 timeout; } poll = { &port, 1, 0 };
   hypercall(SCHED_OP, POLL, &poll);
-  // struct shared_info: the pending bits come after 32 vcpu_info.
   __asm__ volatile("lock btr %1, %0" : "+m"(*(u32 *)(shared_info + 0x800)) : "r"(port) : "memory");
 }
 
@@ -376,19 +330,13 @@ static void be_hostile(void) {
   }
 }
 
-__attribute__((noreturn, used)) void guest(const u32 *start_info) {
-  // A 64-bit field of which the upper half is 0 here.
-  const char *mode = (const char *)start_info[6];
-  u32 pages, msr;
-  // Xen's leaf about the hypercall page.
-  __asm__("cpuid" : "=a"(pages), "=b"(msr) : "a"(0x40000002) : "ecx", "edx");
-  __asm__ volatile("wrmsr" ::"c"(msr), "a"(hypercalls), "d"(0) : "memory");
-  struct { u16 domain, size; u32 space, index, frame; } map = { 0x7ff0, 0, 0, 0, (u32)shared_info >> 12 };
-  hypercall(MEMORY_OP, ADD_TO_PHYSMAP, &map);
-  store = param_page(STORE_PFN);
-  store_port = param(STORE_EVTCHN);
-  console = param_page(CONSOLE_PFN);
-  console_port = param(CONSOLE_EVTCHN);
+void guest(const struct given *given) {
+  const char *mode = given->command_line;
+  store = given->store;
+  store_port = given->store_port;
+  console = given->console;
+  console_port = given->console_port;
+  shared_info = given->shared_info;
   print("GUEST up ");
   print(mode);
   print("\n");

@@ -21,6 +21,7 @@ mod rings;
 mod socket;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use hypervisor::ReplicaId;
 use hypervisor::xen::RingFault;
 use rustix::event::epoll;
-use state_machine::{ConnId, DomId, Input, InputNo, OutputNo};
+use state_machine::{ConnId, DomId, Input, InputNo, OutputNo, mix64};
 
 use crate::events::{Events, Tag};
 use crate::holder::{Held, Holder};
@@ -142,7 +143,7 @@ pub(crate) struct Front {
     deaf: BTreeSet<DomId>,
     /// That was told, and nobody was accepted since.
     told_deaf: bool,
-    clients: HashMap<ConnId, Client>,
+    clients: HashMap<ConnId, Client, BuildHasherDefault<ConnHasher>>,
     /// What the next host must know of them.
     journal: Journal,
     /// Whoever holds their sockets for that one.
@@ -160,6 +161,27 @@ pub(crate) struct Front {
     /// On a Xen host.
     rings: Option<Rings>,
     buffer: Box<[u8]>,
+}
+
+/// Of ids that the host itself counts up: nobody can choose some that collide, and a client
+/// is looked up ten times a request.
+#[derive(Debug, Default)]
+struct ConnHasher(u64);
+
+impl Hasher for ConnHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = mix64(self.0 ^ word);
+    }
 }
 
 /// Bytes read from a socket at once.
@@ -186,7 +208,7 @@ impl Front {
             listeners: BTreeMap::new(),
             deaf: BTreeSet::new(),
             told_deaf: false,
-            clients: HashMap::new(),
+            clients: HashMap::default(),
             refused: 0,
             unsent: Vec::new(),
             listed: VecDeque::new(),
