@@ -61,18 +61,29 @@ pub(crate) struct Path<'a> {
     len: usize,
 }
 
-const fn legal() -> [bool; 256] {
-    let mut table = [false; 256];
+/// What a byte is in a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Byte {
+    Illegal,
+    OfName,
+    Slash,
+}
+
+const fn bytes() -> [Byte; 256] {
+    let mut table = [Byte::Illegal; 256];
     let mut byte = 0;
     while byte < 256 {
         let char = byte as u8;
-        table[byte] = char.is_ascii_alphanumeric() || matches!(char, b'-' | b'/' | b'_' | b'@');
+        if char.is_ascii_alphanumeric() || matches!(char, b'-' | b'_' | b'@') {
+            table[byte] = Byte::OfName;
+        }
         byte += 1;
     }
+    table[b'/' as usize] = Byte::Slash;
     table
 }
 
-static LEGAL: [bool; 256] = legal();
+static BYTES: [Byte; 256] = bytes();
 
 /// The home of a domain: what its relative paths begin with.
 pub(crate) fn home(domid: DomId, out: &mut Vec<u8>) {
@@ -103,9 +114,6 @@ impl<'a> Path<'a> {
         max: Option<u32>,
         allow_special: bool,
     ) -> Result<Self, Errno> {
-        if !given.iter().all(|byte| LEGAL[usize::from(*byte)]) {
-            return Err(Errno::EINVAL);
-        }
         let special = given.first() == Some(&b'@');
         if special && !allow_special {
             return Err(Errno::EINVAL);
@@ -149,13 +157,15 @@ impl<'a> Path<'a> {
         Self::parse(text, DomId(0), None, false)
     }
 
-    /// Finds the components; refuses `//` and a trailing `/`.
+    /// Finds the components; refuses `//`, a trailing `/` and what no path may have.
     fn index(&mut self) -> Result<(), Errno> {
         if self.special {
             self.hash = special_hash(&self.text);
             let text = &self.text;
+            let illegal = text.iter().any(|byte| BYTES[usize::from(*byte)] == Byte::Illegal);
             let doubled = text.windows(2).any(|pair| pair == b"//");
-            return if doubled || text.ends_with(b"/") { Err(Errno::EINVAL) } else { Ok(()) };
+            let refused = illegal || doubled || text.ends_with(b"/");
+            return if refused { Err(Errno::EINVAL) } else { Ok(()) };
         }
         if self.text.len() == 1 {
             return Ok(());
@@ -163,8 +173,9 @@ impl<'a> Path<'a> {
         let mut start = 1;
         loop {
             let rest = &self.text[start..];
-            let len = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
-            if len == 0 {
+            let end = rest.iter().position(|byte| BYTES[usize::from(*byte)] != Byte::OfName);
+            let len = end.unwrap_or(rest.len());
+            if len == 0 || end.is_some_and(|at| rest[at] != b'/') {
                 return Err(Errno::EINVAL);
             }
             self.hash = child_hash(self.hash, &rest[..len]);
