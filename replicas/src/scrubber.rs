@@ -6,9 +6,7 @@ use crate::error::Fatal;
 use crate::executor::Execute;
 
 /// Items checked in the smallest and the largest slice of scrubbing.
-const SCRUB_BUDGETS: (usize, usize) = (8, 256);
-/// Items checked in the first slices.
-const FIRST_BUDGET: usize = 32;
+const SCRUB_BUDGETS: (usize, usize) = (32, 256);
 /// Slices in which a pass of scrubbing should be done.
 const SCRUB_SLICES: u32 = 20;
 
@@ -20,7 +18,7 @@ pub(crate) struct Scrubber {
 
 impl Default for Scrubber {
     fn default() -> Self {
-        Self { budget: FIRST_BUDGET, slices: 0 }
+        Self { budget: SCRUB_BUDGETS.0, slices: 0 }
     }
 }
 

@@ -337,7 +337,9 @@ impl State {
     }
 
     /// Flips a bit of one node, behind the back of all digests. The trees of open
-    /// transactions share the nodes of the store: what flips in one flips in all.
+    /// transactions share the nodes of the store: what flips in one flips in all. So it does
+    /// in a version of the node that a transaction has written itself, for it may replace
+    /// the other one before anybody can have found it.
     pub(crate) fn flip_bit(&mut self, seed: u64) {
         let flip = self.store.tree().place_of_flip(seed);
         self.store.tree_mut().flip_bit(&flip);
