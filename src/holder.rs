@@ -9,12 +9,14 @@
 //!                  and the daemon, whose parent it is
 //! ```
 //!
-//! It must not die, so it does nothing else: it waits, and never looks at what it holds.
+//! It must not die, so it does nothing else: it waits, feels the daemon's pulse now and then,
+//! and never looks at what it holds.
 
 mod handed;
 mod kept;
 mod line;
 mod program;
+mod pulse;
 mod restarts;
 
 pub use handed::{Cause, Handed, HandedError, Inheritance, Restart, monotonic_ns};
@@ -22,6 +24,7 @@ pub(crate) use line::Word;
 pub use line::{Line, LineError};
 pub(crate) use program::{ABOUT_COMMAND, About};
 pub use program::{Program, ProgramError};
+pub(crate) use pulse::{BEAT, Heart};
 
 use std::ffi::OsString;
 use std::future::pending;
@@ -35,16 +38,19 @@ use hypervisor::domain::{
     self, Bond, DomainError, ErrorOutput, Exit, Lifeline, Limits, ProcessDomain, SpawnSpec, Tether,
     end_children, reap_children,
 };
+use hypervisor::monitor::HangReason;
 use rustix::io::Errno;
 use rustix::process::{getpid, pidfd_send_signal, set_child_subreaper};
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
 use crate::signals::EndSignals;
 use crate::start::{Announcer, RunDir};
 use handed::hand_down;
 use kept::Kept;
 use line::{Ear, Heard, line};
+use pulse::{FEEL, Pulse, pulse};
 use restarts::{Hopeless, Restarts};
 
 /// What tells a started process that a holder has started it.
@@ -145,6 +151,11 @@ struct Holder {
 struct Running {
     domain: ProcessDomain,
     ear: Ear,
+    pulse: Pulse,
+    /// It has said that it is ready, and nothing since of an end.
+    is_to_serve: bool,
+    /// Why it was killed, if it was.
+    hung: Option<HangReason>,
     /// It has something in it when there is something to hear.
     bell: Receiver,
     /// The bell does not work. What the daemon says is heard when it has ended.
@@ -182,7 +193,8 @@ impl Holder {
             let cause = match self.start(restart) {
                 Ok(mut daemon) => {
                     let exit = self.attend(&mut daemon).await?;
-                    match self.next(exit, daemon.upgrade)? {
+                    let how = describe(exit, daemon.hung);
+                    match self.next(exit, how, daemon.upgrade)? {
                         Next::End(code) => return Ok(code),
                         Next::Again(cause) => cause,
                     }
@@ -199,9 +211,11 @@ impl Holder {
     fn start(&self, restart: Option<Restart>) -> Result<Running, HolderError> {
         let (ear, bell, mouth) = line().map_err(system("the line to the daemon"))?;
         let bell = Receiver::from_owned_fd(bell).map_err(system("the line to the daemon"))?;
+        let (pulse, heart) = pulse().map_err(system("the daemon's pulse"))?;
         let lock = self.order.run_dir.lock();
         let is_upgrade = self.before.is_some();
-        let descriptors = hand_down(mouth, &self.tether, lock, &self.kept, self.count, restart)?;
+        let descriptors =
+            hand_down(mouth, heart, &self.tether, lock, &self.kept, self.count, restart)?;
         let file = self.program.file.try_clone().map_err(system("the daemon's program"))?;
         let domain = ProcessDomain::spawn(SpawnSpec {
             program: domain::Program::File(file),
@@ -216,6 +230,9 @@ impl Holder {
         Ok(Running {
             domain,
             ear,
+            pulse,
+            is_to_serve: false,
+            hung: None,
             bell,
             is_deaf: false,
             deadline: is_upgrade.then(|| tokio::time::Instant::now() + UPGRADE_PATIENCE),
@@ -227,6 +244,8 @@ impl Holder {
     /// counts also if it is dead by now.
     async fn attend(&mut self, daemon: &mut Running) -> Result<Exit, HolderError> {
         let mut has_more = false;
+        let mut pulse = tokio::time::interval(FEEL);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(exit) = daemon.domain.try_wait()? {
                 while self.hear(daemon) {}
@@ -243,6 +262,7 @@ impl Holder {
                     // The next look finds whom this one has missed.
                     let _ = reap_children(&[daemon.domain.pid()]);
                 }
+                _ = pulse.tick(), if daemon.is_to_serve => self.feel(daemon)?,
                 () = until(daemon.deadline) => {
                     daemon.deadline = None;
                     daemon.domain.kill()?;
@@ -257,6 +277,17 @@ impl Holder {
                 () = tokio::task::yield_now(), if has_more => has_more = self.hear(daemon),
             }
         }
+    }
+
+    /// Kills a daemon that hangs: the next one goes on where it stands.
+    fn feel(&mut self, daemon: &mut Running) -> Result<(), HolderError> {
+        if let Some(reason) = daemon.pulse.feel(&daemon.domain) {
+            self.warn(format!("the daemon hangs: {reason}"));
+            daemon.hung = Some(reason);
+            daemon.is_to_serve = false;
+            daemon.domain.kill()?;
+        }
+        Ok(())
     }
 
     /// Takes what the daemon has said, but not more than some; whether there may be more.
@@ -288,13 +319,16 @@ impl Holder {
                 self.before = None;
                 self.down_since_ns = None;
                 daemon.deadline = None;
+                daemon.is_to_serve = true;
                 self.order.announcer.ready(&serves);
             }
             Heard::Word(Word::Stopping, _) => {
                 self.told_to_end = true;
+                daemon.is_to_serve = false;
                 self.order.announcer.stopping();
             }
             Heard::Word(Word::Upgrade { path, since_ns }, descriptors) => {
+                daemon.is_to_serve = false;
                 match <[_; 1]>::try_from(descriptors) {
                     Ok([file]) => daemon.upgrade = Some((Program { path, file }, since_ns)),
                     Err(_) => self.warn("an upgrade without a program"),
@@ -310,8 +344,12 @@ impl Holder {
     }
 
     /// What comes after a daemon that has ended, perhaps for an upgrade.
-    fn next(&mut self, exit: Exit, upgrade: Option<(Program, u64)>) -> Result<Next, HolderError> {
-        let how = describe(exit);
+    fn next(
+        &mut self,
+        exit: Exit,
+        how: String,
+        upgrade: Option<(Program, u64)>,
+    ) -> Result<Next, HolderError> {
         if self.told_to_end {
             return Ok(Next::End(exit_code(exit)));
         }
@@ -365,7 +403,10 @@ enum Next {
     Again(Cause),
 }
 
-fn describe(exit: Exit) -> String {
+fn describe(exit: Exit, hung: Option<HangReason>) -> String {
+    if let Some(reason) = hung {
+        return format!("hung ({reason})");
+    }
     match exit {
         Exit::Code(code) => format!("exit code {code}"),
         Exit::Signal(signal) => format!("signal {signal}"),

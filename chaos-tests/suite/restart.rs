@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chaos::client::{Client, Tx};
 use chaos::harness::{Host, HostOptions, HostStatus, LastRestart, Signal, signal, wait_for};
@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TESTS: &[(&str, fn())] = &[
     ("a_killed_daemon_is_replaced", a_killed_daemon_is_replaced),
     ("a_daemon_that_stands_still_can_be_killed", a_daemon_that_stands_still_can_be_killed),
+    ("a_daemon_that_hangs_is_replaced", a_daemon_that_hangs_is_replaced),
     ("nothing_outlives_the_holder", nothing_outlives_the_holder),
     ("a_daemon_that_always_dies_is_given_up", a_daemon_that_always_dies_is_given_up),
     ("signals_go_on_to_the_daemon", signals_go_on_to_the_daemon),
@@ -180,6 +181,27 @@ fn a_daemon_that_stands_still_can_be_killed() {
     signal(first.pid, Signal::KILL).expect("it lives");
     let (_, last) = wait_restarted(&host, 1);
     assert_eq!(last.how.as_deref(), Some("signal 9"));
+    serves(&host);
+}
+
+/// Who waited for it is answered by the next one; one that stood still for a moment only
+/// goes on.
+fn a_daemon_that_hangs_is_replaced() {
+    let host = start();
+    let first = host.status().expect("tells");
+    let mut client = Client::connect(host.socket()).expect("connects");
+    signal(first.pid, Signal::STOP).expect("it lives");
+    std::thread::sleep(Duration::from_millis(1_000));
+    signal(first.pid, Signal::CONT).expect("it lives");
+    client.write(Tx::NONE, "/a", b"1").expect("is served");
+    std::thread::sleep(Duration::from_millis(3_000));
+    assert_eq!(host.status().expect("tells").pid, first.pid);
+    signal(first.pid, Signal::STOP).expect("it lives");
+    let began = Instant::now();
+    client.write(Tx::NONE, "/b", b"2").expect("is served");
+    println!("hung daemon: the next one answered after {} ms", began.elapsed().as_millis());
+    let (_, last) = wait_restarted(&host, 1);
+    assert_eq!(last.how.as_deref(), Some("hung (stopped from outside)"));
     serves(&host);
 }
 

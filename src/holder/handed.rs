@@ -1,6 +1,6 @@
-//! What the holder hands down to each daemon: the line back to it, the line on which
-//! replicas' lives hang, the run directory's lock, and all that it holds, with a list
-//! of it.
+//! What the holder hands down to each daemon: the line back to it, the pulse that it is to
+//! have, the line on which replicas' lives hang, the run directory's lock, and all that it
+//! holds, with a list of it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kept::Kept;
 use super::line::{Line, Mouth, Name};
+use super::pulse::Heart;
 
 /// More is not read of a list, bytes.
 const MAX_LIST: u64 = 16 << 20;
@@ -110,6 +111,8 @@ pub struct Handed {
 pub struct Inheritance {
     /// The line to the holder.
     pub line: Arc<Line>,
+    /// By whose beats the holder knows that the daemon does not hang.
+    pub(crate) heart: Heart,
     /// What the lives of replicas hang on.
     pub tether: Tether,
     /// What the last daemon has left.
@@ -141,6 +144,7 @@ pub enum HandedError {
 /// The descriptors for the next daemon, as [`Inheritance::take`] expects them.
 pub(super) fn hand_down(
     mouth: Mouth,
+    heart: OwnedFd,
     tether: &Tether,
     lock: BorrowedFd<'_>,
     kept: &Kept,
@@ -156,6 +160,7 @@ pub(super) fn hand_down(
     let mut descriptors = vec![
         mouth.socket,
         mouth.bell,
+        heart,
         tether.as_fd().try_clone_to_owned()?,
         lock.try_clone_to_owned()?,
         memory.into(),
@@ -181,7 +186,7 @@ impl Inheritance {
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(HandedError::Count(count));
         let mouth = Mouth { socket: next()?, bell: next()? };
-        let (tether, lock, memory) = (next()?, next()?, next()?);
+        let (heart, tether, lock, memory) = (next()?, next()?, next()?, next()?);
         let mut text = Vec::new();
         File::from(memory).take(MAX_LIST).read_to_end(&mut text)?;
         let list: List = serde_json::from_slice(&text)?;
@@ -206,6 +211,7 @@ impl Inheritance {
         let (restarts, restart) = (list.restarts, list.restart);
         Ok(Self {
             line: Arc::new(Line::new(mouth, Arc::clone(events))),
+            heart: Heart::new(heart),
             tether: tether.into(),
             handed: Handed { descriptors: by_name, restarts, restart, holder },
             lock,
@@ -237,7 +243,7 @@ mod tests {
     fn handed_down(kept: &Kept, restart: Option<Restart>) -> Vec<OwnedFd> {
         let (_line, tether) = Lifeline::new().unwrap();
         let (_ear, _bell, mouth) = line().unwrap();
-        hand_down(mouth, &tether, null().as_fd(), kept, 4, restart).unwrap()
+        hand_down(mouth, null(), &tether, null().as_fd(), kept, 4, restart).unwrap()
     }
 
     #[test]
@@ -264,13 +270,13 @@ mod tests {
         };
         let mut short = handed_down(&kept, None);
         short.pop();
-        assert!(refused(short).starts_with("8 descriptors were handed down"));
+        assert!(refused(short).starts_with("9 descriptors were handed down"));
         let mut long = handed_down(&kept, None);
         long.push(null());
-        assert!(refused(long).starts_with("10 descriptors were handed down"));
+        assert!(refused(long).starts_with("11 descriptors were handed down"));
         assert!(refused(Vec::new()).starts_with("0 descriptors"));
         let mut unlisted = handed_down(&kept, None);
-        unlisted[4] = null();
+        unlisted[5] = null();
         assert!(refused(unlisted).starts_with("the list of what was handed down: EOF"));
     }
 }

@@ -21,7 +21,9 @@ use super::takeover;
 use super::waker::Waker;
 use crate::config::Config;
 use crate::control::{Hangup, HostCall, Server};
-use crate::holder::{About, Inheritance, Line, LineError, Program, Restart, Word, monotonic_ns};
+use crate::holder::{
+    About, BEAT, Heart, Inheritance, Line, LineError, Program, Restart, Word, monotonic_ns,
+};
 
 /// Loop token of the doorbell.
 const DOORBELL: u32 = 0;
@@ -48,6 +50,7 @@ pub(crate) struct Host {
     /// What it serves, for those who wait.
     serves: String,
     line: Arc<Line>,
+    heart: Heart,
     _lock: OwnedFd,
     pub(super) holding: Holding,
     cores: Option<CoreChooser>,
@@ -87,7 +90,7 @@ impl Host {
     pub(crate) fn new(config: Config, start: HostStart) -> anyhow::Result<Self> {
         let settings = Arc::new(Settings::new(config)?);
         let HostStart { events, inheritance, serves, once_ready } = start;
-        let Inheritance { line, tether, mut handed, lock } = inheritance;
+        let Inheritance { line, heart, tether, mut handed, lock } = inheritance;
         let holding = Holding {
             holder: handed.holder,
             restarts: handed.restarts,
@@ -154,6 +157,7 @@ impl Host {
             once_ready: Some(once_ready),
             serves,
             line,
+            heart,
             _lock: lock,
             holding,
             cores,
@@ -231,7 +235,10 @@ impl Host {
             let token = Token::from_data(data);
             woken |= token != Token::Loop(TICKER);
             match token {
-                Token::Loop(TICKER) => drop(self.ticker.take()),
+                Token::Loop(TICKER) => {
+                    let _ = self.ticker.take();
+                    self.heart.beat();
+                }
                 // A doorbell is edge-triggered: it has woken the loop, that is all.
                 token => self.coordinator.ready(token, flags),
             }
@@ -241,7 +248,7 @@ impl Host {
 
     /// Sets the ticker to the coordinator's pace, and looks at the cores.
     fn tick(&mut self) -> anyhow::Result<()> {
-        let period = self.coordinator.period();
+        let period = self.coordinator.period().min(BEAT);
         if period != self.period {
             self.ticker.set_period(period).context("setting the timer")?;
             self.period = period;

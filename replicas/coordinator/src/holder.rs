@@ -8,7 +8,7 @@ use state_machine::{ConnId, DomId};
 /// The version of all that one daemon leaves to the next: the names here, what the
 /// journal and the fabric look like, and how a holder hands them down. Whoever changes
 /// any of it counts on: a daemon is never handed what it does not understand.
-pub const HANDOVER_FORMAT: u32 = 3;
+pub const HANDOVER_FORMAT: u32 = 4;
 
 /// What is held, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
