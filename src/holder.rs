@@ -328,7 +328,6 @@ impl Holder {
                 self.order.announcer.stopping();
             }
             Heard::Word(Word::Upgrade { path, since_ns }, descriptors) => {
-                daemon.is_to_serve = false;
                 match <[_; 1]>::try_from(descriptors) {
                     Ok([file]) => daemon.upgrade = Some((Program { path, file }, since_ns)),
                     Err(_) => self.warn("an upgrade without a program"),

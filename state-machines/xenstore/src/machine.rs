@@ -470,7 +470,7 @@ impl StateMachine for Xenstore {
 
     fn scrub(&mut self, budget: usize) -> Result<ScrubProgress, Corruption> {
         self.graves.free();
-        self.cursor.advance(&self.state.store, budget)
+        self.cursor.advance(&self.state, budget)
     }
 
     fn flip_bit(&mut self, seed: u64) {

@@ -97,6 +97,14 @@ impl Node {
         self.children.as_deref()
     }
 
+    /// Whether its children are those of `other`, in one place in memory, or both have none.
+    pub(crate) fn shares_children(&self, other: &Self) -> bool {
+        match (&self.children, &other.children) {
+            (Some(own), Some(others)) => Arc::ptr_eq(own, others),
+            (own, others) => own.is_none() && others.is_none(),
+        }
+    }
+
     /// Length of the list of children as DIRECTORY gives it, bytes.
     pub(crate) fn child_list_len(&self) -> u64 {
         self.children.as_ref().map_or(0, |children| children.total().size)

@@ -49,7 +49,7 @@ impl Outputs for Collector {
 }
 
 /// The bench.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Rig {
     pub(crate) machine: Xenstore,
     last: u64,

@@ -50,7 +50,7 @@ pub(crate) fn ask(state: &State, payload: &[u8], out: &mut Vec<u8>) -> Result<()
     let ([command, first], count) = strings::<2>(payload);
     let text = match (command, count) {
         (b"check", 1) => {
-            scrub::check(&state.store, CHECKED_AT_ONCE)?;
+            scrub::check(state, CHECKED_AT_ONCE)?;
             String::from("OK")
         }
         (b"help", 1) => String::from(HELP),

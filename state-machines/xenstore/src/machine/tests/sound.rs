@@ -325,6 +325,59 @@ fn a_flipped_bit_is_that_of_open_transactions_too() {
     assert!(committed > 50, "{committed} of 100 were left to the scrubber");
 }
 
+/// What the store replaces before the scrubber has come, a transaction may still have.
+#[test]
+fn damage_that_only_an_open_transaction_has_is_found() {
+    let mut rig = Rig::new();
+    for number in 0..60 {
+        rig.write(alloc::format!("/d{}/{number}", number % 7).as_bytes(), b"value");
+    }
+    let sound = rig.machine.state.store.clone();
+    for seed in 0..100 {
+        for is_early in [true, false] {
+            let mut rig = rig.clone();
+            // The transaction shares the node that is damaged, or has one of its own.
+            if is_early {
+                rig.machine.flip_bit(seed);
+            }
+            rig.start(1);
+            rig.start(1);
+            if !is_early {
+                rig.machine.flip_bit(seed);
+            }
+            rig.machine.state.store = sound.clone();
+            assert!(scrub(&mut rig.machine).is_err(), "seed {seed}");
+        }
+    }
+}
+
+/// What transactions share with the store is not checked once more for each.
+#[test]
+fn the_scrubber_looks_but_once_at_what_is_shared() {
+    let mut rig = Rig::new();
+    for number in 0..60 {
+        rig.write(alloc::format!("/d{}/{number}", number % 6).as_bytes(), b"value");
+    }
+    let slices = |rig: &mut Rig| {
+        let mut slices = 1;
+        while rig.machine.scrub(1).expect("sound") == ScrubProgress::Within {
+            slices += 1;
+        }
+        slices
+    };
+    let alone = slices(&mut rig);
+    for _ in 0..5 {
+        rig.start(1);
+    }
+    let beside = slices(&mut rig);
+    assert!(beside <= alone + 10, "{beside} slices instead of {alone}");
+    // Of its own are those on the way to the change, and those beside them.
+    let transaction = rig.start(1);
+    rig.ask(1, Write, transaction, b"/d1/new\0x").expect("allowed");
+    let beside = slices(&mut rig);
+    assert!((alone + 15..alone + 40).contains(&beside), "{beside} slices instead of {alone}");
+}
+
 #[test]
 fn quarantine_and_poison() {
     let mut rig = Rig::new();
