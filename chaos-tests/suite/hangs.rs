@@ -1,5 +1,6 @@
 //! A primary that stands still is noticed, fenced and replaced; one that only
-//! gets little time to run is not.
+//! gets little time to run is not. On the only core, the daemon lets clients go first as
+//! long as that costs it nothing.
 //!
 //! `RVMM_HANGS` and `RVMM_CALM_S` make it a campaign; `RVMM_STRICT=1` holds the
 //! pauses to what is promised on a quiet machine.
@@ -9,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chaos::client::{Client, Tx};
-use chaos::harness::{FailoverLog, Host, HostOptions, Signal, knob, percentile, signal};
+use chaos::harness::{FailoverLog, Host, HostOptions, Signal, knob, percentile, signal, wait_for};
 use chaos::rng::Rng;
 use chaos::soak::{Soak, SoakConfig};
+use hypervisor::waiting::{allowed_cores, pin_current_thread};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -48,6 +50,43 @@ fn stopped_primaries_are_replaced() {
     assert_eq!(log.len() as u64, hangs, "one failover for each hang\n{log}\n{}", host.log());
     let limit_us = if knob("RVMM_STRICT", 0) == 1 { 150_000 } else { 3_000_000 };
     assert!(pause_us <= limit_us, "{pauses_us:?}");
+}
+
+/// The scheduling policy of a process (proc_pid_stat(5), field 41).
+fn policy_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split_ascii_whitespace().nth(38)?.parse().ok()
+}
+
+#[test]
+fn on_the_only_core_the_daemon_is_polite_to_clients_alone() {
+    const SCHED_OTHER: u32 = 0;
+    const SCHED_BATCH: u32 = 3;
+    let core = allowed_cores().expect("are told")[0];
+    // Whom this thread starts stays on that core as well.
+    pin_current_thread(&[core]).expect("is allowed");
+    let host = Host::start(rvmm(), &HostOptions::default()).expect("starts");
+    let pid = host.status().expect("tells").pid;
+    let becomes = |policy| {
+        wait_for("another policy", PATIENCE, || Ok((policy_of(pid) == Some(policy)).then_some(())))
+    };
+    becomes(SCHED_BATCH).expect("it is polite");
+    // Who never waits keeps it from the core.
+    let stop = AtomicBool::new(false);
+    let is_eager = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let is_eager = becomes(SCHED_OTHER);
+        stop.store(true, Ordering::Relaxed);
+        is_eager
+    });
+    is_eager.expect("it is eager");
+    becomes(SCHED_BATCH).expect("it is polite again");
+    let mut client = Client::connect(host.socket()).expect("connects");
+    client.write(Tx::NONE, "/a", b"1").expect("is served");
 }
 
 #[test]

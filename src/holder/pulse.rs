@@ -79,8 +79,7 @@ impl Heart {
     }
 
     /// To be called at least each [`BEAT`].
-    pub(crate) fn beat(&mut self) {
-        let now = Instant::now();
+    pub(crate) fn beat(&mut self, now: Instant) {
         if now.duration_since(self.last) >= BEAT / 2 {
             self.last = now;
             // It is full if nobody has felt it for ages.

@@ -9,7 +9,7 @@ use anyhow::Context;
 use coordinator::events::{Events, Tag};
 use coordinator::{Coordinator, News, Reopener, Rim, Token};
 use crossbeam_channel::Receiver;
-use hypervisor::waiting::{CoreChooser, Spinner, Ticker, Turn};
+use hypervisor::waiting::{CoreChooser, Manners, Spinner, Ticker, Turn, allowed_cores};
 use rustix::event::epoll;
 use rustix::process::Pid;
 
@@ -57,6 +57,10 @@ pub(crate) struct Host {
     next_core_look: Instant,
     last_cpu_time: Duration,
     spinner: Spinner,
+    /// How long to look around for the next request, microseconds.
+    front_spin_us: u32,
+    /// On the only core.
+    manners: Option<Manners>,
     ticker: Ticker,
     /// What the ticker is set to.
     period: Duration,
@@ -140,7 +144,11 @@ impl Host {
         let (calls, server) = control
             .serve(Arc::clone(&events), move || waker.wake(), hangup)
             .context("the control socket")?;
-        let cores = if settings.chooses_core() { CoreChooser::new().ok() } else { None };
+        let is_alone = allowed_cores().context("looking at the cores")?.len() < 2;
+        let chooses = settings.chooses_core() && !is_alone;
+        let cores = if chooses { CoreChooser::new().ok() } else { None };
+        // On the only core, the client comes to run when we block.
+        let front_spin_us = if is_alone { 0 } else { settings.config.xenstore.front_spin_us };
         // Last: the threads that start replicas and serve operators, and the
         // choice of another core, are not bound to this one.
         settings.pin_this_thread().context("choosing a core (xenstore.affinity)")?;
@@ -148,6 +156,7 @@ impl Host {
             coordinator.begin(beginning);
         }
         let now = Instant::now();
+        let manners = if is_alone { Manners::adopt(now).context("scheduling")? } else { None };
         Ok(Self {
             coordinator,
             started: now,
@@ -164,6 +173,8 @@ impl Host {
             next_core_look: now + CORE_PERIOD,
             last_cpu_time: Duration::ZERO,
             spinner: Spinner::new(),
+            front_spin_us,
+            manners,
             ticker,
             period: MONITOR_PERIOD,
             ending: None,
@@ -193,7 +204,7 @@ impl Host {
             let wait = if self.coordinator.is_waiting() {
                 self.settings.config.xenstore.commit_spin_us
             } else {
-                self.settings.config.xenstore.front_spin_us
+                self.front_spin_us
             };
             let woken = match self.spinner.turn(wait) {
                 Turn::Again => self.poll(&mut ready, Some(Duration::ZERO))?,
@@ -237,7 +248,12 @@ impl Host {
             match token {
                 Token::Loop(TICKER) => {
                     let _ = self.ticker.take();
-                    self.heart.beat();
+                    let now = Instant::now();
+                    self.heart.beat(now);
+                    self.choose_core(now);
+                    if let Some(manners) = &mut self.manners {
+                        manners.look(now).context("scheduling")?;
+                    }
                 }
                 // A doorbell is edge-triggered: it has woken the loop, that is all.
                 token => self.coordinator.ready(token, flags),
@@ -246,22 +262,19 @@ impl Host {
         Ok(woken)
     }
 
-    /// Sets the ticker to the coordinator's pace, and looks at the cores.
+    /// Sets the ticker to the coordinator's pace.
     fn tick(&mut self) -> anyhow::Result<()> {
         let period = self.coordinator.period().min(BEAT);
         if period != self.period {
             self.ticker.set_period(period).context("setting the timer")?;
             self.period = period;
         }
-        if self.cores.is_some() {
-            self.choose_core(Instant::now());
-        }
         Ok(())
     }
 
     /// On a machine with others, the quietest core changes with time.
     fn choose_core(&mut self, now: Instant) {
-        if now < self.next_core_look {
+        if self.cores.is_none() || now < self.next_core_look {
             return;
         }
         self.next_core_look = now + CORE_PERIOD;

@@ -11,6 +11,7 @@ pub use children::{end_children, reap_children};
 pub use lifeline::{Lifeline, Tether};
 pub use process::{Exit, ProcessDomain, pid_of};
 pub use sched::CpuTimes;
+pub(crate) use sched::parse_schedstat;
 pub use spawn::{Bond, ErrorOutput, Limits, Program, SpawnSpec, inherited_descriptors};
 
 use std::io;

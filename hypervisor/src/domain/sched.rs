@@ -56,7 +56,7 @@ impl SchedFiles {
         };
         let mut buffer = [0; 128];
         let len = schedstat.read_at(&mut buffer, 0).map_err(system("read(/proc/PID/schedstat)"))?;
-        let (on_cpu_ns, runnable_wait_ns) =
+        let [on_cpu_ns, runnable_wait_ns, _] =
             parse_schedstat(&buffer[..len]).ok_or(DomainError::Account("schedstat"))?;
         Ok(CpuTimes { on_cpu_ns, runnable_wait_ns })
     }
@@ -105,9 +105,12 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     Some(Stat { pid, state, parent, ticks: user.saturating_add(system) })
 }
 
-fn parse_schedstat(text: &[u8]) -> Option<(u64, u64)> {
+/// What `/proc/PID/schedstat` says: nanoseconds on a core, nanoseconds waiting for one, and
+/// how often it got one.
+pub(crate) fn parse_schedstat(text: &[u8]) -> Option<[u64; 3]> {
     let mut fields = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    let mut next = || fields.next()?.parse().ok();
+    Some([next()?, next()?, next()?])
 }
 
 #[cfg(test)]
@@ -125,9 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn schedstat_has_two_times() {
-        assert_eq!(parse_schedstat(b"123 45 6\n"), Some((123, 45)));
-        assert_eq!(parse_schedstat(b"123"), None);
+    fn schedstat_has_two_times_and_a_count() {
+        assert_eq!(parse_schedstat(b"123 45 6\n"), Some([123, 45, 6]));
+        assert_eq!(parse_schedstat(b"123 45"), None);
     }
 
     #[test]

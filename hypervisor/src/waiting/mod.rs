@@ -6,6 +6,7 @@
 //! core from the very party one waits for.
 
 mod cores;
+mod manners;
 mod nap;
 mod pace;
 mod slice;
@@ -14,6 +15,7 @@ pub use cores::{
     Affinity, Core, CoreChooser, ParseAffinityError, allowed_cores, pin_current_thread, pin_process,
 };
 
+pub use manners::Manners;
 pub use nap::{Nap, Ticker};
 pub use pace::Pace;
 pub use slice::set_time_slice;
@@ -69,23 +71,24 @@ impl Spinner {
     /// show, it is always to block: who blocks gets the core back when it is
     /// woken, who spins waits in line.
     pub fn turn(&mut self, budget_us: u32) -> Turn {
-        self.turn_at(budget_us, Instant::now(), || {
+        self.turn_at(budget_us, Instant::now, || {
             rustix::thread::sched_yield();
             Instant::now()
         })
     }
 
-    /// [`Self::turn`] at a given time; `give_way` tells when the core was ours
-    /// again.
+    /// [`Self::turn`]. `now` tells the time: who is to block at once needs none;
+    /// `give_way` tells when the core was ours again.
     fn turn_at(
         &mut self,
         budget_us: u32,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
         give_way: impl FnOnce() -> Instant,
     ) -> Turn {
         if budget_us == 0 || self.gave_up {
             return Turn::Block;
         }
+        let now = now();
         if self.contended_until.is_some_and(|until| now < until) {
             return Turn::Block;
         }
@@ -106,7 +109,7 @@ mod tests {
 
     /// A turn on a core that nobody else wants.
     fn alone(spinner: &mut Spinner, budget_us: u32, now: Instant) -> Turn {
-        spinner.turn_at(budget_us, now, || now + Duration::from_micros(1))
+        spinner.turn_at(budget_us, || now, || now + Duration::from_micros(1))
     }
 
     #[test]
@@ -139,7 +142,7 @@ mod tests {
         let mut spinner = Spinner::new();
         let begin = Instant::now();
         let back = begin + LOST_CORE * 2;
-        assert_eq!(spinner.turn_at(1_000_000, begin, || back), Turn::Again);
+        assert_eq!(spinner.turn_at(1_000_000, || begin, || back), Turn::Again);
         assert_eq!(alone(&mut spinner, 1_000_000, back), Turn::Block);
         assert_eq!(alone(&mut spinner, 1_000_000, back + CONTENDED), Turn::Again);
     }

@@ -30,14 +30,44 @@ const RESET_ON_FORK: u64 = 1;
 /// # Errors
 /// When the kernel refuses.
 pub fn set_time_slice(slice: Duration) -> io::Result<()> {
-    let nice = rustix::process::getpriority_process(None)?;
-    let attr = SchedAttr {
-        size: size_of::<SchedAttr>() as u32,
+    set(SchedAttr {
         flags: RESET_ON_FORK,
-        nice,
         runtime_ns: u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX),
         ..SchedAttr::default()
+    })
+}
+
+/// How the calling thread gets its core when it is woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Precedence {
+    /// It takes the core from whoever has had more of it (`SCHED_OTHER`).
+    Eager,
+    /// It lets whoever runs go on until that one sleeps, or its slice ends
+    /// (`SCHED_BATCH`).
+    Polite,
+}
+
+/// Sets the calling thread's precedence, and that of threads it starts from now on.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn set_precedence(precedence: Precedence) -> io::Result<()> {
+    let policy = match precedence {
+        Precedence::Eager => libc::SCHED_OTHER,
+        Precedence::Polite => libc::SCHED_BATCH,
     };
+    set(SchedAttr { policy: policy as u32, ..SchedAttr::default() })
+}
+
+/// Whether the calling thread is scheduled as most are, and nobody wanted it otherwise.
+pub(super) fn is_ordinary() -> bool {
+    // SAFETY: the call takes a number and returns one; thread 0 is this one.
+    unsafe { libc::sched_getscheduler(0) == libc::SCHED_OTHER }
+}
+
+fn set(attr: SchedAttr) -> io::Result<()> {
+    let nice = rustix::process::getpriority_process(None)?;
+    let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, nice, ..attr };
     // SAFETY: the kernel reads `size` bytes of the structure; thread 0 is this one.
     let outcome = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -51,5 +81,14 @@ mod tests {
     fn is_accepted_and_not_passed_on() {
         set_time_slice(Duration::from_micros(100)).unwrap();
         std::thread::spawn(|| set_time_slice(Duration::from_millis(3)).unwrap()).join().unwrap();
+    }
+
+    #[test]
+    fn precedence_comes_and_goes() {
+        assert!(is_ordinary());
+        set_precedence(Precedence::Polite).unwrap();
+        assert!(!is_ordinary());
+        set_precedence(Precedence::Eager).unwrap();
+        assert!(is_ordinary());
     }
 }

@@ -313,7 +313,7 @@ impl<P: Platform> Coordinator<P> {
             self.front.listen_again();
         }
         let inputs_wait = self.inlet.is_waiting();
-        let notices = self.group.look(thorough, inputs_wait, &mut self.inlet.fabric);
+        let notices = self.group.look(now, thorough, inputs_wait, &mut self.inlet.fabric);
         self.take_notices(notices);
         if thorough && self.group.is_settled() {
             self.replace_outdated();

@@ -32,6 +32,7 @@ impl<P: Platform> Group<P> {
     /// what a failover waits for.
     pub(crate) fn look(
         &mut self,
+        now: Instant,
         thorough: bool,
         inputs_wait: bool,
         fabric: &mut HostFabric,
@@ -44,7 +45,7 @@ impl<P: Platform> Group<P> {
             self.look_for_garbage(fabric, &mut notices);
             self.look_for_unreadable(fabric, &mut notices);
         }
-        self.look_at_primary(fabric);
+        self.look_at_primary(now, fabric);
         self.look_for_deaths(fabric, &mut notices);
         if self.members.values().any(|member| !member.ready && !member.fenced) {
             self.look_for_ready(fabric, &mut notices);
@@ -134,12 +135,12 @@ impl<P: Platform> Group<P> {
     }
 
     /// Notes the primary's beat, so that its last sign of life is known well.
-    fn look_at_primary(&mut self, fabric: &HostFabric) {
+    fn look_at_primary(&mut self, now: Instant, fabric: &HostFabric) {
         if let Some(primary) = self.decisions.primary()
             && let Some(member) = self.members.get_mut(&primary)
             && let Some(watch) = &mut member.watch
         {
-            watch.look(self.platform.now(), fabric.replica_page(member.slot));
+            watch.look(now, fabric.replica_page(member.slot));
         }
     }
 
