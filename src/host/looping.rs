@@ -156,7 +156,12 @@ impl Host {
             coordinator.begin(beginning);
         }
         let now = Instant::now();
-        let manners = if is_alone { Manners::adopt(now).context("scheduling")? } else { None };
+        let manners = if is_alone { Manners::adopt(now) } else { Ok(None) };
+        // It serves as well without.
+        let manners = manners.unwrap_or_else(|error| {
+            events.warn(&[Tag::Host], format!("the scheduling policy: {error}"));
+            None
+        });
         Ok(Self {
             coordinator,
             started: now,
@@ -251,9 +256,7 @@ impl Host {
                     let now = Instant::now();
                     self.heart.beat(now);
                     self.choose_core(now);
-                    if let Some(manners) = &mut self.manners {
-                        manners.look(now).context("scheduling")?;
-                    }
+                    self.mind_manners(now);
                 }
                 // A doorbell is edge-triggered: it has woken the loop, that is all.
                 token => self.coordinator.ready(token, flags),
@@ -270,6 +273,14 @@ impl Host {
             self.period = period;
         }
         Ok(())
+    }
+
+    fn mind_manners(&mut self, now: Instant) {
+        let Some(manners) = &mut self.manners else { return };
+        if let Err(error) = manners.look(now) {
+            self.events.warn(&[Tag::Host], format!("the scheduling policy: {error}"));
+            self.manners = None;
+        }
     }
 
     /// On a machine with others, the quietest core changes with time.
