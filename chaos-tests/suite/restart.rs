@@ -132,6 +132,10 @@ fn a_killed_daemon_is_replaced() {
     assert!(client.wait_event(PATIENCE).expect("waits").is_some(), "the first event");
     let transaction = client.start().expect("begins");
     client.write(transaction, "/later", b"then").expect("writes");
+    // Whoever is being sent something when it dies is disconnected, and it may not have
+    // come back yet from sending this answer.
+    let sleeps = || Ok((state_letter(first.pid) == Some('S')).then_some(()));
+    wait_for("the daemon to have nothing to do", PATIENCE, sleeps).expect("it sleeps");
     signal(first.pid, Signal::KILL).expect("it lives");
     let (second, last) = wait_restarted(&host, 1);
     println!("served again after {} ms", last.pause_ms.expect("it serves"));
