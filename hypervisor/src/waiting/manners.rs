@@ -2,10 +2,10 @@
 //!
 //! A client writes the head of a request, then the rest, then waits for the answer. A
 //! thread that takes the core from it at the head finds nothing to do, and both are
-//! switched once more: the half of all switches, which are the dearest part of a short
-//! request. So the thread is polite, and runs when the client waits. But to strangers who
-//! never wait it would be polite for several milliseconds each time. So it looks how long
-//! it has waited for the core, and is eager for a while when that is long.
+//! switched once more, which is dear beside a short request. So the thread is polite, and
+//! runs when the client waits. But to strangers who never wait it would be polite for
+//! several milliseconds each time. So it looks how long it has waited for the core, and is
+//! eager for a while when that is long.
 
 use std::fs::File;
 use std::io;
